@@ -558,16 +558,26 @@ class StreamLiveJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POOL_FIELD_NUMBER: _builtins.int
+    RUNNABLE_BEFORE_MICROS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """Pool; empty: all."""
+    runnable_before_micros: _builtins.int
+    """Only jobs that could have begun before this time (QUEUED, SCHEDULED and due, or RUNNING with a lease whose
+    end and clock allowance have passed), microseconds since the epoch; 0: every live job.
+    """
+    limit: _builtins.int
+    """Most jobs to return; 0: no bound."""
     def __init__(
         self,
         *,
         pool: _builtins.str = ...,
+        runnable_before_micros: _builtins.int = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "pool", b"pool", "runnable_before_micros", b"runnable_before_micros"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

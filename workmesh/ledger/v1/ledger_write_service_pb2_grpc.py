@@ -154,8 +154,8 @@ class LedgerWriteServiceServicer:
 
     def CommitAttempts(self, request, context):
         """Ends attempts well: output, last steps, state writes and history in one transaction. Natural key:
-        (job, epoch). Items fail ABORTED with STALE_EPOCH, LEASE_EXPIRED or STATE_CONFLICT; the latter with
-        the documents that are not at their expected version.
+        (job, epoch). Accepted as long as the epoch is the current one. Items fail ABORTED with STALE_EPOCH
+        or STATE_CONFLICT; the latter with the documents that are not at their expected version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,8 +60,8 @@ class LedgerWriteServiceStub:
     """
     CommitAttempts: _grpc.UnaryUnaryMultiCallable[_ledger_write_service_pb2.CommitAttemptsRequest, _ledger_write_service_pb2.CommitAttemptsResponse]
     """Ends attempts well: output, last steps, state writes and history in one transaction. Natural key:
-    (job, epoch). Items fail ABORTED with STALE_EPOCH, LEASE_EXPIRED or STATE_CONFLICT; the latter with
-    the documents that are not at their expected version.
+    (job, epoch). Accepted as long as the epoch is the current one. Items fail ABORTED with STALE_EPOCH
+    or STATE_CONFLICT; the latter with the documents that are not at their expected version.
     """
     FailAttempts: _grpc.UnaryUnaryMultiCallable[_ledger_write_service_pb2.FailAttemptsRequest, _ledger_write_service_pb2.FailAttemptsResponse]
     """Ends attempts badly. The ledger decides by the job's retry policy what follows. Natural key: (job, epoch).
@@ -127,8 +127,8 @@ class LedgerWriteServiceAsyncStub(LedgerWriteServiceStub):
     """
     CommitAttempts: _aio.UnaryUnaryMultiCallable[_ledger_write_service_pb2.CommitAttemptsRequest, _ledger_write_service_pb2.CommitAttemptsResponse]  # type: ignore[assignment]
     """Ends attempts well: output, last steps, state writes and history in one transaction. Natural key:
-    (job, epoch). Items fail ABORTED with STALE_EPOCH, LEASE_EXPIRED or STATE_CONFLICT; the latter with
-    the documents that are not at their expected version.
+    (job, epoch). Accepted as long as the epoch is the current one. Items fail ABORTED with STALE_EPOCH
+    or STATE_CONFLICT; the latter with the documents that are not at their expected version.
     """
     FailAttempts: _aio.UnaryUnaryMultiCallable[_ledger_write_service_pb2.FailAttemptsRequest, _ledger_write_service_pb2.FailAttemptsResponse]  # type: ignore[assignment]
     """Ends attempts badly. The ledger decides by the job's retry policy what follows. Natural key: (job, epoch).
@@ -221,8 +221,8 @@ class LedgerWriteServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_write_service_pb2.CommitAttemptsResponse, _abc.Awaitable[_ledger_write_service_pb2.CommitAttemptsResponse]]:
         """Ends attempts well: output, last steps, state writes and history in one transaction. Natural key:
-        (job, epoch). Items fail ABORTED with STALE_EPOCH, LEASE_EXPIRED or STATE_CONFLICT; the latter with
-        the documents that are not at their expected version.
+        (job, epoch). Accepted as long as the epoch is the current one. Items fail ABORTED with STALE_EPOCH
+        or STATE_CONFLICT; the latter with the documents that are not at their expected version.
         """
 
     @_abc_1.abstractmethod
