@@ -43,8 +43,8 @@ DOCUMENT: dict[str, Any] = {
     ],
     "tags": ["reefer", "urgent", "insured"],
     "remark": "The vessel is delayed by weather in the channel. The customer asks to hear of each change of"
-    " the estimated arrival by more than two hours, and to have the rail link through Rotterdam compared before"
-    " the new booking is confirmed with the terminal operator. Temperature log required at handover.",
+    " the estimated arrival by more than two hours, and to have the rail link through Rotterdam compared"
+    " before the new booking is confirmed with the terminal operator. Temperature log at handover.",
 }
 
 
