@@ -1,4 +1,4 @@
-"""The two agents: bookings, time-critical, and documents, in bulk. All they do outside goes through toolhub."""
+"""The two agents: bookings, time-critical, and documents, in bulk. All they do outside passes toolhub."""
 
 from __future__ import annotations
 
