@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from workmesh import errors
@@ -75,10 +76,11 @@ class StreamSender(Generic[Item, Message]):
 
     async def run(self, write: Callable[[Message], Awaitable[object]]) -> None:
         """Write until closed and empty; a failing write closes the sender and is raised."""
-        async for message in self.messages():
-            await write(message)
+        async with aclosing(self.messages()) as messages:
+            async for message in messages:
+                await write(message)
 
-    async def messages(self) -> AsyncIterator[Message]:
+    async def messages(self) -> AsyncGenerator[Message, None]:
         """Yield the combined messages until closed and empty."""
         try:
             while True:
