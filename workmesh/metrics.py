@@ -29,8 +29,9 @@ SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 """Buckets of durations unless told otherwise."""
 
 _NAME = re.compile(
-    r"workmesh_(gateway|scheduler|agent|toolhub|ledger|local|test)_[a-z][a-z0-9_]*"
-    r"_(total|seconds|bytes|items|jobs|attempts|slots|calls|messages|blocks|instances|ratio|info)"
+    r"workmesh_(gateway|scheduler|agent|toolhub|ledger|local|test)_([a-z][a-z0-9_]*_)?"
+    r"(total|seconds|bytes|items|jobs|attempts|leases|slots|calls|streams|messages|events|blocks"
+    r"|instances|connections|circuits|permits|ratio|state|info)"
 )
 
 Declared = TypeVar("Declared", Counter, Gauge, Histogram)
