@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -36,6 +38,7 @@ def parse_settings(arguments: list[str] | None = None) -> SandboxSettings:
         metavar="SYSTEM:FIELD=NUMBER,…",
         help="e.g. erp:error_rate=0.1,throttle_rate=0.05; can be given again",
     )
+    parser.add_argument("--until-stdin-ends", action="store_true", help="stop when its starter is gone")
     options = parser.parse_args(arguments)
     try:
         misbehaviour = dict(_misbehaviour(text) for text in options.misbehave)
@@ -50,19 +53,23 @@ def parse_settings(arguments: list[str] | None = None) -> SandboxSettings:
         latency_p99=options.latency_p99,
         latency_scale=options.latency_scale,
         misbehaviour=misbehaviour,
+        until_stdin_ends=options.until_stdin_ends,
     )
 
 
 async def serve(settings: SandboxSettings) -> None:
-    """Serves until SIGTERM or SIGINT; prints `listening on <url>` once it does."""
+    """Serves until it is told to stop; prints `listening on <url>` once it does."""
     sandbox = Sandbox(settings)
     runner = web.AppRunner(sandbox.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port)
     await site.start()
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    if settings.until_stdin_ends:
+        await loop.connect_read_pipe(lambda: _AtEnd(stop.set), sys.stdin)
     host, port = runner.addresses[0][:2]
     print(f"listening on http://{host}:{port}", flush=True)
     try:
@@ -70,6 +77,16 @@ async def serve(settings: SandboxSettings) -> None:
     finally:
         await runner.cleanup()
         sandbox.close()
+
+
+class _AtEnd(asyncio.Protocol):
+    """Calls back when the other end of a pipe is closed."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._callback()
 
 
 def _misbehaviour(text: str) -> tuple[str, Misbehaviour]:

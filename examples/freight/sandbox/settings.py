@@ -20,3 +20,5 @@ class SandboxSettings:
     latency_p99: float = 2.0
     latency_scale: float = 1.0
     misbehaviour: dict[str, Misbehaviour] = field(default_factory=dict)
+    until_stdin_ends: bool = False
+    """Stop when standard input ends: when the process that started it is gone, however it went."""
