@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,12 +124,14 @@ def preflight(services: Iterable[str]) -> dict[str, Binary]:
         PreflightError: names everything missing or too old, with the fix for each.
     """
     wanted = requirements()
+    names = sorted(services)
+    paths = {name: path for name in names if (path := wanted[name].find())}
+    with ThreadPoolExecutor() as pool:
+        versions = dict(zip(paths, pool.map(ask_version, paths.values()), strict=True))
     found: dict[str, Binary] = {}
     problems: list[str] = []
-    for name in services:
-        requirement = wanted[name]
-        path = requirement.find()
-        version = ask_version(path) if path else ()
+    for name in names:
+        requirement, path, version = wanted[name], paths.get(name), versions.get(name, ())
         if path is None:
             problems.append(f"{name}: not found; {requirement.fix}")
         elif version < requirement.least:

@@ -27,8 +27,27 @@ class LoopThread:
         self._thread.start()
 
     async def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run the coroutine there and await its result here."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+        """Run the coroutine there and await its result here.
+
+        A caller that is cancelled cancels it, and waits until it has ended: cleaning up is part of it.
+        """
+        here = asyncio.get_running_loop()
+        ended: asyncio.Future[asyncio.Task[Result]] = here.create_future()
+        begun: asyncio.Future[asyncio.Task[Result]] = here.create_future()
+
+        def begin() -> None:
+            task = self._loop.create_task(coroutine)
+            here.call_soon_threadsafe(begun.set_result, task)
+            task.add_done_callback(lambda done: here.call_soon_threadsafe(ended.set_result, done))
+
+        self._loop.call_soon_threadsafe(begin)
+        try:
+            return (await asyncio.shield(ended)).result()
+        except asyncio.CancelledError:
+            task = await begun
+            self._loop.call_soon_threadsafe(task.cancel)
+            await ended
+            raise
 
     def call_blocking(self, function: Callable[[], Result]) -> Result:
         """Run a short function there and wait for its result."""

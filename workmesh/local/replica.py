@@ -39,9 +39,9 @@ class Roster:
         """Enter a replica."""
         self.replicas[replica.name] = replica
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> Replica:
         """Strike a replica out."""
-        del self.replicas[name]
+        return self.replicas.pop(name)
 
     def of(self, service: str) -> Sequence[Replica]:
         """The replicas of a service in the order of their numbers."""

@@ -15,7 +15,7 @@ from workmesh.local import edge
 from workmesh.local.core import StackCore
 from workmesh.local.errors import StackError
 from workmesh.local.events import Happening, StackEvent
-from workmesh.local.home import home_directory, open_profile
+from workmesh.local.home import Profile, home_directory, open_profile
 from workmesh.local.instance import Instance
 from workmesh.local.loop import LoopThread
 from workmesh.local.options import StackOptions
@@ -46,7 +46,7 @@ class Stack:
     ) -> None:
         self.options = options or StackOptions()
         self._services = select(only)
-        self._profile = profile
+        self._profile_name = profile
         self._home = home or home_directory()
         self._running: tuple[StackCore, LoopThread] | None = None
 
@@ -56,7 +56,7 @@ class Stack:
         Raises:
             StackError: PreflightError, AlreadyRunningError or StartError; nothing is left running.
         """
-        profile = open_profile(self._profile, self._home)
+        profile = open_profile(self._profile_name, self._home)
         core = StackCore(profile, self.options, self._services)
         thread = LoopThread(f"stack {profile.name}")
         thread.start()
@@ -90,6 +90,11 @@ class Stack:
         await self.stop()
 
     # Where things are
+
+    @property
+    def profile(self) -> Profile:
+        """The profile: its folder, logs, keys and data."""
+        return self._core.profile
 
     @property
     def home(self) -> Path:
