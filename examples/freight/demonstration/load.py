@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -15,13 +15,15 @@ from workmesh.export import write_record
 from workmesh.gateway.v1 import audit_service_pb2
 from workmesh.gateway.v1.audit_service_pb2_grpc import AuditServiceStub
 from workmesh.gateway.v1.job_pb2 import Job, JobSubmission, SubmissionResult
-from workmesh.gateway.v1.job_service_pb2 import StreamJobsRequest
+from workmesh.gateway.v1.job_service_pb2 import StreamJobsRequest, StreamJobsResponse
 from workmesh.gateway.v1.job_service_pb2_grpc import JobServiceStub
 from workmesh.rpc.client import open_channel
 
 if TYPE_CHECKING:
     from workmesh.gateway.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from workmesh.gateway.v1.job_service_pb2_grpc import JobServiceAsyncStub
+
+    Call = grpc.aio.StreamStreamCall[StreamJobsRequest, StreamJobsResponse]
 
 CHUNK: Final = 100
 EXPORT_SECONDS: Final = 120.0
@@ -105,27 +107,41 @@ class JobStream:
         """Submits and listens until every job has ended; raises SubmissionRefused or AioRpcError."""
         while True:
             try:
-                return await self._call()
+                await self._call()
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _AGAIN_CODES:
                     raise
-                if self._done:
-                    return None
+            if self._done:
+                return
             await asyncio.sleep(self._random.uniform(*_AGAIN_SECONDS))
 
     async def _call(self) -> None:
-        async for response in self._jobs.StreamJobs(self._requests(), metadata=self._metadata):
-            for result in response.results:
-                self._take_result(result)
-            for job in response.completions:
-                self._take_end(job)
+        call = self._jobs.StreamJobs(metadata=self._metadata)
+        writer = asyncio.create_task(self._write(call))
+        try:
+            async for response in call:
+                for result in response.results:
+                    self._take_result(result)
+                for job in response.completions:
+                    self._take_end(job)
+        finally:
+            # Not left to the call: its writer would stay and take jobs meant for the next one.
+            writer.cancel()
+            call.cancel()
+            await asyncio.wait([writer])
+            if not writer.cancelled():
+                writer.result()
 
-    async def _requests(self) -> AsyncIterator[StreamJobsRequest]:
-        for chunk in _chunks(list(self._open.values())):
-            yield StreamJobsRequest(jobs=chunk, completions=True)
-        while (jobs := await self._queue.get()) is not None:
-            self._open.update((job.request_id, job) for job in jobs)
-            yield StreamJobsRequest(jobs=jobs, completions=True)
+    async def _write(self, call: Call) -> None:
+        try:
+            for chunk in _chunks(list(self._open.values())):
+                await call.write(StreamJobsRequest(jobs=chunk, completions=True))
+            while (jobs := await self._queue.get()) is not None:
+                self._open.update((job.request_id, job) for job in jobs)
+                await call.write(StreamJobsRequest(jobs=jobs, completions=True))
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call is over: whoever reads it hears why
 
     def _take_result(self, result: SubmissionResult) -> None:
         job = self._open.get(result.request_id)
