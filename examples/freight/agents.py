@@ -25,7 +25,7 @@ async def booking(ctx: Context) -> Json:
     """Checks a booking, asks two carriers for a rate, books the better, writes a freight order to the ERP."""
     order, faults = read_booking(ctx.input)
     if order is None:
-        raise BusinessError(faults[0].reason, "; ".join(map(str, faults)))
+        raise BusinessError(faults[0].reason.value, "; ".join(map(str, faults)))
     question = _question(order)
     rates = await ctx.gather(*(ctx.tool(f"{carrier}.get_rate", question) for carrier in CARRIERS))
     carrier, rate = min(zip(CARRIERS, rates, strict=True), key=_price)
