@@ -148,13 +148,15 @@ async def main() -> int:
     try:
         settings = Settings.from_environment(os.environ)
     except ValueError as error:
-        console.print(f"demo: {error}", highlight=False, markup=False)
+        console.print(f"demo: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
     demonstration = Demonstration(settings, make_directory(), console)
     with cancelled_by(signal.SIGTERM):
         code = await _run(demonstration, console)
     if code:
-        console.print(f"logs: {demonstration.logs}\nfiles: {demonstration.directory}", highlight=False)
+        console.print(
+            f"logs: {demonstration.logs}\nfiles: {demonstration.directory}", highlight=False, soft_wrap=True
+        )
     return code
 
 
@@ -162,10 +164,10 @@ async def _run(demonstration: Demonstration, console: Console) -> int:
     try:
         return await demonstration.go()
     except (StackError, SandboxFailed) as error:
-        console.print(f"demo: {error}", highlight=False, markup=False)
+        console.print(f"demo: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
     except (RunFailed, grpc.aio.AioRpcError) as error:
-        console.print(f"demo: the run broke off: {error}", highlight=False, markup=False)
+        console.print(f"demo: the run broke off: {error}", highlight=False, markup=False, soft_wrap=True)
         return 1
 
 

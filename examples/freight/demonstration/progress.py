@@ -56,7 +56,9 @@ class Display:
 
     def note(self, text: str) -> None:
         """Prints a line with the time since the start."""
-        self._console.print(f"{self._clock() - self._began:6.1f} s  {text}", highlight=False, markup=False)
+        self._console.print(
+            f"{self._clock() - self._began:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def advance(self) -> None:
         """Shows the tallies as they stand; as lines at most every two seconds, and at the end."""

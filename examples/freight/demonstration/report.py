@@ -52,7 +52,7 @@ def print_report(
         table.add_row(row.lane, row.agent, *map(str, counts), *times, str(row.repeated_attempts))
     console.print(table)
     for line in summary(witness, log, killed):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def summary(witness: Witness, log: Log, killed: Sequence[str]) -> list[str]:
@@ -77,7 +77,7 @@ def print_verdict(console: Console, findings: Sequence[Finding]) -> None:
         return
     console.print(f"checker: {len(findings)} findings")
     for finding in findings[:MOST_FINDINGS]:
-        console.print(f"  {finding}", highlight=False, markup=False)
+        console.print(f"  {finding}", highlight=False, markup=False, soft_wrap=True)
     if len(findings) > MOST_FINDINGS:
         console.print(f"  … and {len(findings) - MOST_FINDINGS} more")
 

@@ -3,15 +3,18 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import aiohttp
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from rich.console import Console
 
 from examples.freight.demonstration.progress import Display
 from examples.freight.demonstration.run import Run
+from examples.freight.demonstration.sandbox import SandboxFailed, run_sandbox
 from examples.freight.demonstration.scenario import KILL_SHARES, Scenario, Settings, plan, submission
 from examples.freight.demonstration.tally import Tally
 from examples.freight.generator import Case
@@ -170,3 +173,20 @@ def test_random_kills_never_take_all_agents_at_once() -> None:
     for seed in random.sample(range(10_000), 20):
         for kill in plan(Settings(4, seed)).kills:
             assert len([process for process in kill.processes if process.startswith("agent-")]) == 2
+
+
+async def test_the_sandbox_serves_inside_the_block_and_is_gone_after_it(tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with run_sandbox(tmp_path / "record", tmp_path / "log", seed=1, latency_scale=0.0) as url:
+            answer = await (await session.get(f"{url}/admin/systems")).json()
+            assert answer["systems"]["erp"]["misbehaviour"]["error_rate"] == 0.02
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.get(f"{url}/admin/health")
+
+
+async def test_a_sandbox_that_cannot_start_says_where_its_log_is(tmp_path: Path) -> None:
+    (tmp_path / "record").write_text("in the way")
+    with pytest.raises(SandboxFailed, match=str(tmp_path / "log")):
+        async with run_sandbox(tmp_path / "record", tmp_path / "log", seed=1):
+            pass
+    assert "FileExistsError" in (tmp_path / "log").read_text()

@@ -159,6 +159,17 @@ async def test_record_and_deduplication_survive_kill_9(tmp_path: Path) -> None:
         assert [request["sequence"] for request in client.requests()] == [1, 2, 3]
 
 
+async def test_the_sandbox_ends_when_its_starter_is_gone(tmp_path: Path) -> None:
+    command = ["-m", "examples.freight.sandbox", "--record", str(tmp_path), "--until-stdin-ends"]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert (await asyncio.wait_for(process.stdout.readline(), 30)).startswith(b"listening on ")
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
 async def test_an_error_after_the_effect_is_healed_by_the_key(tmp_path: Path) -> None:
     async with sandbox(tmp_path) as client:
         fault = {"error_rate": 1, "after_effect_rate": 1, "error_status": 500}
