@@ -1,0 +1,3 @@
+"""toolhub: every call to an external system."""
+
+from __future__ import annotations
