@@ -52,12 +52,13 @@ class Health(health_pb2_grpc.HealthServicer):
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         told: int | None = None
         while True:
-            changed = self._changed
+            # Read together, before the message is under way: what changes meanwhile is the next message.
+            changed, closed = self._changed, self._closed
             status = self._status(request.service)
             if status != told:
                 told = status
                 yield _Response(status=status)
-            if self._closed:
+            if closed:
                 break
             await changed.wait()
 

@@ -61,14 +61,13 @@ async def test_the_health_of_an_unknown_service_is_not_found() -> None:
 async def test_those_who_watch_health_learn_each_change_and_do_not_hold_up_a_stop() -> None:
     async with peer(serving=False, grace=60) as mesh:
         stub: Any = health_pb2_grpc.HealthStub(mesh.channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest())
-        seen = [(await watch.read()).status]
+        watch = aiter(stub.Watch(health_pb2.HealthCheckRequest()))
+        seen = [(await anext(watch)).status]
         mesh.server.set_serving(True)
-        seen.append((await watch.read()).status)
+        seen.append((await anext(watch)).status)
         async with asyncio.timeout(5):
             await mesh.server.stop()
-            seen.append((await watch.read()).status)
-            assert await watch.read() is grpc.aio.EOF
+            seen += [each.status async for each in watch]
         assert seen == [NOT_SERVING, SERVING, NOT_SERVING]
 
 
