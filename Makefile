@@ -11,6 +11,7 @@ help: ## List these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) build/googleapis/google/rpc/status.proto ## Make .venv and install the locked packages; does nothing when they are there.
+	@true
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) scripts/setup.py

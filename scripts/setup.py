@@ -64,7 +64,8 @@ def main() -> int:
 
 def install() -> None:
     digest = hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == digest and works():
+    stamp = f"{digest} {ROOT}\n"
+    if works() and STAMP.exists() and STAMP.read_text() == stamp:
         lay_googleapis()
         STAMP.touch()
         return
@@ -79,13 +80,14 @@ def install() -> None:
     say("4/4 install workmesh itself, editable")
     uv("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     lay_googleapis()
-    STAMP.write_text(digest)
+    STAMP.write_text(stamp)
     say(f"done in {time.monotonic() - start:.0f} s")
 
 
 def works() -> bool:
-    """Tell whether .venv has a Python that runs: a moved or half-made one does not."""
-    if not PYTHON.exists():
+    """Tell whether .venv is whole and still where it was made: its scripts name that place."""
+    moved = STAMP.exists() and not STAMP.read_text().endswith(f" {ROOT}\n")
+    if moved or not PYTHON.exists():
         return False
     return subprocess.run([PYTHON, "-c", "import pip"], capture_output=True, check=False).returncode == 0
 
