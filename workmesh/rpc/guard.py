@@ -69,15 +69,27 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        try:
+            handler = await continuation(handler_call_details)
+        except Exception as error:
+            return self._refusal(method, error)
         if handler is None:
             return None
-        method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = (handler, self._wrap(method, handler))
             self._wrapped[method] = known
         return known[1]
+
+    def _refusal(self, method: str, error: Exception) -> Handler:
+        """Return a handler for calls of every kind that answers with what an interceptor raised."""
+
+        async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
+            await abort(context, _translate(method, error))
+
+        # The stubs know generators only; gRPC takes coroutines that write as well.
+        return grpc.stream_stream_rpc_method_handler(cast(Any, refuse), None, None)
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         call = _Call(method, handler, self._gate if method.startswith("/workmesh.") else None, self._calls)
@@ -171,23 +183,22 @@ class _Call:
         if isinstance(error, grpc.aio.AbortError):
             self._calls.labels(self._method, context.code().name).inc()
             raise error
-        failure = self._translate(error)
+        failure = _translate(self._method, error)
         self._calls.labels(self._method, failure.code.name).inc()
         await abort(context, failure)
 
-    def _translate(self, error: Exception) -> MeshError:
-        if isinstance(error, MeshError):
-            return error
-        if isinstance(error, TimeoutError):
-            return errors.deadline_exceeded("the call took longer than it may")
-        if isinstance(error, grpc.aio.AioRpcError) and error.code() in _PASSED_ON:
-            return errors.from_rpc_error(error)
-        _logger.error(
-            "a call failed unexpectedly",
-            exc_info=error,
-            extra={"action": "call_failed", "method": self._method},
-        )
-        return errors.internal()
+
+def _translate(method: str, error: Exception) -> MeshError:
+    if isinstance(error, MeshError):
+        return error
+    if isinstance(error, TimeoutError):
+        return errors.deadline_exceeded("the call took longer than it may")
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in _PASSED_ON:
+        return errors.from_rpc_error(error)
+    _logger.error(
+        "a call failed unexpectedly", exc_info=error, extra={"action": "call_failed", "method": method}
+    )
+    return errors.internal()
 
 
 async def abort(context: Context, error: MeshError) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -78,10 +78,15 @@ class Peer:
 
 @asynccontextmanager
 async def peer(
-    behavior: Behavior = nothing, *, serving: bool = True, grace: float = 1.0, port: int = 0
+    behavior: Behavior = nothing,
+    *,
+    serving: bool = True,
+    grace: float = 1.0,
+    port: int = 0,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[Peer]:
     """Start a server that behaves so, and stop it at the end."""
-    server = MeshServer(ServerSettings("test", port=port, grace=grace))
+    server = MeshServer(ServerSettings("test", port=port, grace=grace), interceptors=interceptors)
     unary = Scheduler(behavior)  # type: ignore[abstract]  # the calls left out are not made
     server.add(scheduler_grpc.add_SchedulerServiceServicer_to_server, unary, UNARY)
     server.add(leases_grpc.add_LeaseServiceServicer_to_server, Leases(behavior), STREAM)

@@ -173,6 +173,30 @@ async def test_a_message_beyond_the_limit_is_refused() -> None:
         assert got.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class Doorkeeper(grpc.aio.ServerInterceptor):
+    """Refuses every call before its handler is known."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        raise self._error
+
+
+async def test_what_an_interceptor_raises_is_answered_as_if_the_handler_had() -> None:
+    refusal = errors.permission_denied("ROLE_MISSING", "no", role="operator")
+    async with peer(interceptors=[Doorkeeper(refusal)]) as mesh:
+        for call in (mesh.call(), mesh.stream(1)):
+            got = await failure(call)
+            assert (got.code, got.reason, got.metadata) == (
+                refusal.code,
+                "ROLE_MISSING",
+                {"role": "operator"},
+            )
+    async with peer(interceptors=[Doorkeeper(KeyError("x"))]) as mesh:
+        assert (await failure(mesh.call())).code is grpc.StatusCode.INTERNAL
+
+
 async def test_a_taken_port_is_an_error_and_not_shared() -> None:
     async with peer() as mesh:
         with pytest.raises(RuntimeError):
