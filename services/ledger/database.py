@@ -52,15 +52,22 @@ def _settings(role: Role, application: str) -> dict[str, str]:
 async def connect(url: str, role: Role, application: str) -> asyncpg.Connection:
     """Open a connection of its own under a role; raises what `is_outage` tells apart."""
     return await asyncpg.connect(
-        url, server_settings=_settings(role, application), timeout=CONNECT_SECONDS, command_timeout=None
+        url,
+        server_settings=_settings(role, application),
+        timeout=CONNECT_SECONDS,
+        # A statement is planned once a connection, not again each five minutes.
+        max_cached_statement_lifetime=0,
     )
 
 
 async def open_pool(url: str, role: Role, application: str, size: int) -> asyncpg.Pool:
-    """Open a pool of at most `size` connections under a role; calls are bounded by STATEMENT_SECONDS."""
+    """Return a pool of at most `size` connections under a role, each opened when it is first needed.
+
+    The server may be away; calls are bounded by STATEMENT_SECONDS.
+    """
     return await asyncpg.create_pool(
         url,
-        min_size=1,
+        min_size=0,
         max_size=size,
         server_settings=_settings(role, application),
         timeout=CONNECT_SECONDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+
+from services.ledger.database import CONNECT_SECONDS, is_outage
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +92,26 @@ async def migrate(connection: asyncpg.Connection, migrations: Sequence[Migration
         return [migration.name for migration in missing]
     finally:
         await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+
+
+async def migrate_when_up(url: str) -> None:
+    """Apply what is missing as soon as the database answers; for as long as it takes."""
+    backoff = 0.1
+    while True:
+        try:
+            connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
+            try:
+                await migrate(connection)
+            finally:
+                connection.terminate()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            logger.warning("waiting for the database: %s", error, extra={"action": "database_awaited"})
+            await asyncio.sleep(backoff)
+            backoff = min(2.0, 2 * backoff)
+        else:
+            return
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:

@@ -1,0 +1,172 @@
+"""The ledger process: composition only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+
+import asyncpg
+
+from services.ledger import migrations
+from services.ledger.audit import Auditor
+from services.ledger.audit_service import AuditService
+from services.ledger.block_listener import BlockListener
+from services.ledger.block_reader import BlockReader
+from services.ledger.catalog import Catalog
+from services.ledger.config import LedgerConfig
+from services.ledger.database import Role, connect, open_pool
+from services.ledger.definition_reads import DefinitionReads
+from services.ledger.events import service_actor
+from services.ledger.feed import Feed
+from services.ledger.feed_service import FeedService
+from services.ledger.follower import FeedPolicy
+from services.ledger.items import Item, Outcome
+from services.ledger.jobs import Rules
+from services.ledger.log_export import Exporter
+from services.ledger.notifier import Notifier
+from services.ledger.read_pool import ReadPool
+from services.ledger.read_service import ReadService
+from services.ledger.reads import JobReads
+from services.ledger.service import MAX_ITEMS, WriteService
+from services.ledger.session import Session
+from services.ledger.singletons import Singletons
+from services.ledger.state_reads import StateReads
+from services.ledger.token_issuer import TokenIssuer
+from services.ledger.vitals import Vitals
+from services.ledger.writer import CommitListener, Writer
+from services.ledger.writers import Writers
+from workmesh import keys, log, metrics, telemetry
+from workmesh.batching import Batcher
+from workmesh.clock import SystemClock, micros
+from workmesh.config import parse_command_line
+from workmesh.ledger.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
+from workmesh.ledger.v1.block_pb2 import Block
+from workmesh.ledger.v1.feed_service_pb2_grpc import add_FeedServiceServicer_to_server
+from workmesh.ledger.v1.ledger_read_service_pb2_grpc import add_LedgerReadServiceServicer_to_server
+from workmesh.ledger.v1.ledger_write_service_pb2_grpc import add_LedgerWriteServiceServicer_to_server
+from workmesh.rpc.server import MeshServer, ServerSettings, run, serve_until_signal
+from workmesh.tokens import TokenSigner
+
+SERVICE = "ledger"
+
+
+class Announcer:
+    """Hands each committed block to the feed of this process and has the others told."""
+
+    def __init__(self, listeners: Sequence[CommitListener]) -> None:
+        self._listeners = tuple(listeners)
+
+    def committed(self, block: Block) -> None:
+        """Pass a block on."""
+        for listener in self._listeners:
+            listener.committed(block)
+
+
+async def main(config: LedgerConfig) -> None:
+    """Serve until SIGTERM."""
+    log.configure(SERVICE, config.instance, config.log_level)
+    keys.make_keys(config.keys_directory)
+    signer = TokenSigner(keys.load_private_key(config.keys_directory, keys.TOKENS))
+    async with AsyncExitStack() as stack:
+        stack.callback(telemetry.configure(SERVICE, config.instance, config.otlp_endpoint).close)
+        stack.callback(metrics.serve_metrics(config.metrics_port, config.host))
+        await _serve(config, signer, stack)
+
+
+async def _serve(config: LedgerConfig, signer: TokenSigner, stack: AsyncExitStack) -> None:
+    url, application = config.database_url, f"workmesh-{config.instance}"[:63]
+
+    async def pool(role: Role, size: int) -> asyncpg.Pool:
+        opened = await open_pool(url, role, application, size)
+        stack.callback(opened.terminate)
+        return opened
+
+    writing = await pool(Role.WRITER, 4)
+    reads = ReadPool(await pool(Role.READER, config.read_connections))
+    log_reader = BlockReader(ReadPool(await pool(Role.FEED, 2)).fetch)
+    auditing = ReadPool(await pool(Role.AUDITOR, 2))
+    feed = Feed(
+        log_reader,
+        BlockListener(partial(connect, url, Role.FEED, application)),
+        FeedPolicy(),
+        instance=config.instance,
+    )
+    notifier = Notifier(writing, config.instance)
+    rules = Rules(
+        lease_micros=micros(config.lease_seconds),
+        allowance_micros=micros(config.clock_allowance_seconds),
+        ledger=service_actor(SERVICE, config.instance),
+        draw=random.random,
+    )
+    announcer = Announcer((feed, notifier))
+    writers = Writers(
+        [Writer(partial(Session.open, url, application), rules, announcer) for _ in range(config.writers)],
+        patience=config.patience_seconds,
+    )
+    batcher: Batcher[Item, Outcome] = Batcher(
+        writers.write, name="ledger_writes", max_items=MAX_ITEMS, size_of=_size_of, flights=config.writers
+    )
+    metrics.watch_batcher(SERVICE, batcher.name, batcher.stats)
+    server = MeshServer(ServerSettings(SERVICE, config.host, config.port, config.grace_seconds))
+    catalog = Catalog(writing)
+    write_service = WriteService(
+        batcher, catalog, TokenIssuer(signer, catalog), Singletons(writing), rules.lease_micros
+    )
+    read_service = ReadService(
+        JobReads(reads, clock_allowance_micros=rules.allowance_micros),
+        DefinitionReads(reads),
+        StateReads(reads),
+    )
+    audit_service = AuditService(Auditor(auditing), Exporter(auditing, SystemClock()))
+    package = "workmesh.ledger.v1"
+    server.add(add_LedgerWriteServiceServicer_to_server, write_service, f"{package}.LedgerWriteService")
+    server.add(add_LedgerReadServiceServicer_to_server, read_service, f"{package}.LedgerReadService")
+    server.add(add_FeedServiceServicer_to_server, FeedService(feed, log_reader), f"{package}.FeedService")
+    server.add(add_AuditServiceServicer_to_server, audit_service, f"{package}.AuditService")
+    vitals = Vitals(writing, lambda: writers.owning, server.set_serving)
+    background: list[asyncio.Task[None]] = []
+
+    async def ready() -> None:
+        await migrations.migrate_when_up(url)
+        background.append(await feed.start())
+        background.append(asyncio.create_task(notifier.run(), name="notifier"))
+        await writers.start(vitals.look)
+        background.append(asyncio.create_task(vitals.run(), name="vitals"))
+        for task in background:
+            server.watch(task)
+
+    async def drain() -> None:
+        if background:
+            background.pop().cancel()
+        await feed.close()
+        await batcher.close()
+
+    try:
+        await serve_until_signal(server, ready=ready, drain=drain)
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await writers.close()
+        await read_service.close()
+
+
+def _size_of(item: Item) -> int:
+    return item.size
+
+
+def settings() -> LedgerConfig:
+    """Return the settings from the environment, the instance named."""
+    config = parse_command_line(LedgerConfig, SERVICE)
+    return replace(config, instance=config.instance or f"{socket.gethostname()}-{os.getpid()}")
+
+
+if __name__ == "__main__":
+    config = settings()
+    run(lambda: main(config))
