@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+HANDLERS ?= examples.hello.agents
+INTEGRATIONS ?=
 CODE := $(wildcard workmesh services examples bench tests scripts)
 
 .DEFAULT_GOAL := help
@@ -40,7 +42,7 @@ demo: setup ## Run freight jobs through the whole mesh while processes are kille
 	@$(BIN)/python -m examples.freight.demo
 
 up: setup ## Start the mesh on this machine and leave it running until Ctrl-C.
-	@$(BIN)/python -m workmesh.local up
+	@$(BIN)/python -m workmesh.local up --handlers "$(HANDLERS)" $(if $(INTEGRATIONS),--integrations "$(INTEGRATIONS)")
 
 bench: setup ## Measure jobs a second and CPU a job on this machine.
 	@$(BIN)/python -m bench.mesh

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
+import orjson
 
 from workmesh import errors
 from workmesh.ids import is_name
 
 CLIENT_KEY: Final = "x-workmesh-client"
 ROLES_KEY: Final = "x-workmesh-roles"
+
+# Base64 of `[`; names of roles are lowercase, so no role begins so.
+_ENCODED_LIST: Final = "W"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,23 @@ def identify(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
         if key == CLIENT_KEY:
             client_id = _text(value)
         elif key == ROLES_KEY:
-            roles = frozenset(_text(value).replace(",", " ").split())
+            roles = read_roles(_text(value))
         elif key == "traceparent":
             traceparent = _text(value)
     if not is_name(client_id):
         raise errors.unauthenticated("the call carries no verified client")
     return Caller(client_id, roles, traceparent)
+
+
+def read_roles(text: str) -> frozenset[str]:
+    """Read the roles header: words, or what Envoy makes of a claim that is a list: its JSON in base64."""
+    if text.startswith(_ENCODED_LIST):
+        try:
+            listed = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_"))
+        except (binascii.Error, orjson.JSONDecodeError):
+            raise errors.unauthenticated("the roles of the call cannot be read") from None
+        return frozenset(role for role in listed if isinstance(role, str))
+    return frozenset(text.replace(",", " ").split())
 
 
 def _text(value: str | bytes) -> str:
