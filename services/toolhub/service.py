@@ -13,7 +13,7 @@ from services.toolhub.calls import Calls
 from services.toolhub.catalogue import Catalogue, Target
 from services.toolhub.integrations import Effect
 from services.toolhub.metrics import refused
-from services.toolhub.streams import CallStream, known_error
+from services.toolhub.streams import CallStream
 from workmesh import errors, payload
 from workmesh.clock import Clock
 from workmesh.errors import MeshError
@@ -69,11 +69,11 @@ class ToolService(ToolServiceServicer):
             raise
         if task.cancelled():
             raise errors.unavailable("DRAINING", "the call was given up")
-        failure = task.exception()
-        if failure is not None:
-            await _abort(context, known_error(failure))
+        ended = task.result()
+        if isinstance(ended, MeshError):
+            await _abort(context, ended)
         result = pb.ToolResult(
-            result=task.result(),
+            result=ended,
             request_count=flight.request_count,
             duration_micros=round((self._clock.monotonic() - arrival) * 1e6),
         )

@@ -162,23 +162,25 @@ class CallStream:
         self._followers.add(follower)
         follower.add_done_callback(self._followers.discard)
 
-    async def _deliver(self, call_id: int, flight: Flight, task: asyncio.Task[bytes], arrival: float) -> None:
+    async def _deliver(
+        self, call_id: int, flight: Flight, task: asyncio.Task[bytes | MeshError], arrival: float
+    ) -> None:
         await asyncio.wait({task})
         if self._flights.get(call_id) is flight:
             del self._flights[call_id]
         if flight.abandoned or task.cancelled():
             return
-        error = task.exception()
-        if error is None:
+        ended = task.result()
+        if isinstance(ended, MeshError):
+            result = self._failed(call_id, ended, arrival, flight.request_count)
+        else:
             seconds = self._clock.monotonic() - arrival
             result = ToolResult(
                 call_id=call_id,
-                result=task.result(),
+                result=ended,
                 request_count=flight.request_count,
                 duration_micros=_micros(seconds),
             )
-        else:
-            result = self._failed(call_id, known_error(error), arrival, flight.request_count)
         await self._sender.send(result)
 
     def _failed(self, call_id: int, error: MeshError, arrival: float, requests: int = 0) -> ToolResult:
@@ -194,14 +196,6 @@ class CallStream:
         seconds = self._clock.monotonic() - arrival
         for target, count in answered.items():
             target.link.meter(target.operation).succeeded(seconds, count)
-
-
-def known_error(error: BaseException) -> MeshError:
-    """Return what a caller is told of a failed call; a fault of ours is logged and not described."""
-    if isinstance(error, MeshError):
-        return error
-    _logger.error("a tool call failed unexpectedly", exc_info=error, extra={"action": "tool_call_failed"})
-    return errors.internal()
 
 
 def _micros(seconds: float) -> int:

@@ -42,31 +42,44 @@ from workmesh.toolhub.v1.tool_service_pb2_grpc import (
 )
 
 
-@dataclass
-class Hub:
-    """A running toolhub."""
+class Peer:
+    """A toolhub somewhere, and the key with which it believes tokens to be signed."""
 
-    service: ToolService
-    calls: Calls
-    catalogue: Catalogue
-    channel: grpc.aio.Channel
-    key: SigningKey
-    stub: Any = None
-
-    def __post_init__(self) -> None:
-        self.stub = ToolServiceStub(self.channel)
+    def __init__(self, channel: grpc.aio.Channel, key: SigningKey, tools: Sequence[str]) -> None:
+        self.channel = channel
+        self.key = key
+        self.tools = tools
+        self.stub: Any = ToolServiceStub(channel)
 
     def job(self, **claims: Any) -> Job:
-        """Return a new job with a token of its own."""
-        return Job(self, **claims)
+        """Return a new job with a token of its own, for all tools unless it says which."""
+        return Job(self, **{"tools": self.tools, **claims})
+
+
+class Hub(Peer):
+    """A toolhub in this process, its parts at hand."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        key: SigningKey,
+        service: ToolService,
+        calls: Calls,
+        catalogue: Catalogue,
+    ) -> None:
+        names = {target.link.integration.name for target in catalogue.targets()}
+        super().__init__(channel, key, [f"{name}.*" for name in sorted(names)])
+        self.service = service
+        self.calls = calls
+        self.catalogue = catalogue
 
 
 @dataclass
 class Job:
     """A job that may call tools."""
 
-    hub: Hub
-    tools: Sequence[str] = ("*.*",)
+    hub: Peer
+    tools: Sequence[str]
     epoch: int = 1
     series: int = 1
     seconds: float = 60.0
@@ -82,7 +95,7 @@ class Job:
             token_id=uuid7(),
             issue_time_micros=micros(now),
             expire_time_micros=micros(now + self.seconds),
-            tool_sets=[ToolSet(tools=self._tools())],
+            tool_sets=[ToolSet(tools=self.tools)],
             grants=[Grant(job_id=self.job_id, epoch=self.epoch, series=self.series, client_id="tester")],
         )
         return TokenSigner(bytes(self.key or self.hub.key)).sign(claims)
@@ -127,15 +140,11 @@ class Job:
             return error
         raise AssertionError(f"the call succeeded: {result.result!r}")
 
-    def _tools(self) -> Sequence[str]:
-        names = {target.link.integration.name for target in self.hub.catalogue.targets()}
-        return [f"{name}.*" for name in sorted(names)] if tuple(self.tools) == ("*.*",) else self.tools
-
 
 class Conversation:
     """One InvokeTools stream, its results by call_id."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Peer) -> None:
         self._call = hub.stub.InvokeTools()
         self._ids = count(1)
         self._waiting: dict[int, asyncio.Future[pb.ToolResult]] = {}
@@ -215,11 +224,11 @@ async def running_hub(
     server.set_serving(True)
     own = open_channel(f"127.0.0.1:{port}")
     try:
-        yield Hub(service, calls, catalogue, own, key)
+        yield Hub(own, key, service, calls, catalogue)
     finally:
         await own.close()
         await server.stop(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await calls.drain()
         await claims.close()
         await channel.close()

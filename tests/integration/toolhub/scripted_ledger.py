@@ -7,20 +7,19 @@ a ledger that is away does to them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+import grpc
 
 from workmesh import errors
 from workmesh.errors import MeshError
 from workmesh.ledger.v1 import ledger_write_service_pb2 as pb
-from workmesh.ledger.v1.ledger_write_service_pb2_grpc import (
-    LedgerWriteServiceServicer,
-    add_LedgerWriteServiceServicer_to_server,
-)
 from workmesh.rpc.server import MeshServer, ServerSettings
 
+SERVICE: Final = "workmesh.ledger.v1.LedgerWriteService"
 Key = tuple[str, str]
 Result = pb.ClaimEffectResult
 
@@ -37,7 +36,7 @@ class Effect:
 
 
 @dataclass
-class ScriptedLedger(LedgerWriteServiceServicer):  # type: ignore[misc]
+class ScriptedLedger:
     """Keeps effects by (job, step), and a log of what was asked in which batch."""
 
     effects: dict[Key, Effect] = field(default_factory=dict)
@@ -51,6 +50,7 @@ class ScriptedLedger(LedgerWriteServiceServicer):  # type: ignore[misc]
     def __post_init__(self) -> None:
         self.claims_held: asyncio.Event | None = None
         self.claim_asked = asyncio.Event()
+        self.set_serving: Callable[[bool], None] = lambda serving: None
 
     async def ClaimEffects(self, request: pb.ClaimEffectsRequest, context: Any) -> pb.ClaimEffectsResponse:
         self.claim_asked.set()
@@ -100,8 +100,9 @@ class ScriptedLedger(LedgerWriteServiceServicer):  # type: ignore[misc]
     async def serving(self) -> AsyncIterator[ScriptedLedger]:
         """Serve on a free port of the loopback."""
         server = MeshServer(ServerSettings("test"))
-        server.add(add_LedgerWriteServiceServicer_to_server, self, "workmesh.ledger.v1.LedgerWriteService")
+        server.add(_register, self, SERVICE)
         port = await server.start()
+        self.set_serving = server.set_serving
         server.set_serving(True)
         self.address = f"127.0.0.1:{port}"
         try:
@@ -110,5 +111,18 @@ class ScriptedLedger(LedgerWriteServiceServicer):  # type: ignore[misc]
             await server.stop(0)
 
 
-# Everything else of the contract is none of toolhub's business.
-ScriptedLedger.__abstractmethods__ = frozenset()
+def _register(servicer: ScriptedLedger, server: grpc.aio.Server) -> None:
+    """Serve the two calls that toolhub makes; the rest of the contract is none of its business."""
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "ClaimEffects": grpc.unary_unary_rpc_method_handler(
+            servicer.ClaimEffects,
+            pb.ClaimEffectsRequest.FromString,
+            pb.ClaimEffectsResponse.SerializeToString,
+        ),
+        "SettleEffects": grpc.unary_unary_rpc_method_handler(
+            servicer.SettleEffects,
+            pb.SettleEffectsRequest.FromString,
+            pb.SettleEffectsResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))

@@ -22,6 +22,7 @@ from tests.integration.toolhub.external_system import (
     status,
 )
 from tests.integration.toolhub.hub import Hub, running_hub
+from workmesh.errors import MeshError
 
 YAML = """
 integrations:
@@ -264,20 +265,19 @@ async def test_a_full_bulkhead_refuses_at_once_and_frees_itself(hub: Hub, system
     release = asyncio.Event()
     system.otherwise = held(release)
     job = hub.job()
-    calls = [
-        asyncio.create_task(job.call("erp.get_order", {"reference": "R"}, step=str(n))) for n in range(4)
-    ]
-    await system.wait_for(4)
-    calls += [asyncio.create_task(job.call("erp.get_order", {"reference": "R"})) for n in range(4)]
-    link = hub.catalogue.find("erp.get_order").link
-    while link.bulkhead.waiting < 4:
-        await asyncio.sleep(0)
-    error = await job.failure("erp.get_order", {"reference": "R"})
+    asked = [job.answer("erp.get_order", {"reference": "R"}, step=str(n)) for n in range(9)]
+    calls = [asyncio.create_task(each) for each in asked]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    (refused,) = (call for call in calls if call.done())
+    error = refused.exception()
+    assert isinstance(error, MeshError)
     assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
     assert error.retry_after is not None
     release.set()
-    assert await asyncio.gather(*calls) == [{"ok": True}] * 8
-    assert (link.bulkhead.running, link.bulkhead.waiting) == (0, 0)
+    calls.remove(refused)
+    assert [each.request_count for each in await asyncio.gather(*calls)] == [1] * 8
+    bulkhead = hub.catalogue.find("erp.get_order").link.bulkhead
+    assert (bulkhead.running, bulkhead.waiting) == (0, 0)
     assert system.most_running == 4
 
 
