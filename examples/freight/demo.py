@@ -38,7 +38,7 @@ from workmesh.local.home import home_directory
 
 PROFILE: Final = "demo"
 CLIENT: Final = "freight"
-ACK_WAIT_SECONDS: Final = 10.0
+ACK_WAIT_SECONDS: Final = 5.0
 INTEGRATIONS: Final = Path(__file__).with_name("integrations.yaml")
 _PREFIX: Final = "freight-"
 
@@ -80,7 +80,7 @@ class Demonstration:
                     remove_older(self.directory)
                     self._display.note(f"the mesh serves at {stack.edge_address}; logs: {stack.profile.logs}")
                     killed, ended = await self._work(scenario, stack)
-        return self._judge(scenario, killed, ended, time.monotonic() - began)
+        return self.judge(scenario, killed, ended, time.monotonic() - began)
 
     async def _work(self, scenario: Scenario, stack: Stack) -> tuple[list[str], bool]:
         client = FreightClient(
@@ -100,7 +100,8 @@ class Demonstration:
             await client.close()
         return run.killed, ended
 
-    def _judge(self, scenario: Scenario, killed: list[str], ended: bool, seconds: float) -> int:
+    def judge(self, scenario: Scenario, killed: list[str], ended: bool, seconds: float) -> int:
+        """Prints the report and what the checker finds; returns the exit code."""
         witness = read_witness(self.directory / "record")
         log = read_log(self.directory / "log.export")
         findings = checker.check(scenario.cases, witness, log)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import quantiles
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -41,14 +42,14 @@ def print_report(
     console: Console, cases: Sequence[Case], witness: Witness, log: Log, killed: Sequence[str], seconds: float
 ) -> None:
     """Prints the table and what the systems saw."""
-    table = Table(title=f"{len(cases)} jobs in {seconds:.1f} s")
+    table = Table(title=f"{len(cases)} jobs in {seconds:.1f} s", box=SIMPLE_HEAD, collapse_padding=True)
     for name in ("lane", "agent"):
-        table.add_column(name)
-    for name in ("jobs", "succeeded", "failed as expected", "p50", "p99", "retries"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("jobs", "succeeded", "failed as\nexpected", "p50 (s)", "p99 (s)", "retries"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in lane_rows(cases, log):
         counts = (row.jobs, row.succeeded, row.failed_as_expected)
-        times = (f"{row.p50:.2f} s", f"{row.p99:.2f} s")
+        times = (f"{row.p50:.2f}", f"{row.p99:.2f}")
         table.add_row(row.lane, row.agent, *map(str, counts), *times, str(row.repeated_attempts))
     console.print(table)
     for line in summary(witness, log, killed):
@@ -73,9 +74,10 @@ def summary(witness: Witness, log: Log, killed: Sequence[str]) -> list[str]:
 def print_verdict(console: Console, findings: Sequence[Finding]) -> None:
     """Prints what the checker found."""
     if not findings:
-        console.print("checker: every job has one outcome, every effect was made once, every chain is whole")
+        text = "checker: every job has one outcome, every effect was made once, every chain is whole"
+        console.print(text, highlight=False, soft_wrap=True)
         return
-    console.print(f"checker: {len(findings)} findings")
+    console.print(f"checker: {len(findings)} findings", highlight=False)
     for finding in findings[:MOST_FINDINGS]:
         console.print(f"  {finding}", highlight=False, markup=False, soft_wrap=True)
     if len(findings) > MOST_FINDINGS:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,12 @@ import orjson
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
+from rich.console import Console
 
 from examples.freight import checker
 from examples.freight.checker import check, expected_effects
+from examples.freight.demo import Demonstration
+from examples.freight.demonstration.scenario import Scenario, Settings
 from examples.freight.evidence import REFERENCE_LABEL, read_log, read_witness
 from examples.freight.generator import Case, Generator, save_cases
 from examples.freight.sandbox.record import EFFECTS, REQUESTS
@@ -89,6 +93,8 @@ def add_effect(run: Run, case: Case, kind: str) -> None:
         "method": "POST",
         "path": f"/{kind}",
         "status": 201,
+        "verdict": "answer",
+        "replayed": False,
         "idempotency_key": f"key-{number}",
     }
     run.requests.append(request)
@@ -280,3 +286,44 @@ def test_the_command_exits_with_0_for_a_good_run_and_with_1_for_a_planted_fault(
     run.write(tmp_path)
     assert checker.main(arguments) == 1
     assert f"effect_doubled: {run.first('booking').reference}: 2 of kind order" in capsys.readouterr().out
+
+
+def double_an_order(run: Run) -> None:
+    add_effect(run, run.first("booking"), "order")
+
+
+def drop_a_posting(run: Run) -> None:
+    run.effects.remove(run.effect("posting", run.first("document")))
+
+
+def nothing(run: Run) -> None:
+    """The run stays as it is."""
+
+
+@pytest.mark.parametrize(
+    ("plant", "alters_log", "code", "words"),
+    [
+        (nothing, False, 0, "every job has one outcome"),
+        (double_an_order, False, 1, "effect_doubled"),
+        (drop_a_posting, False, 1, "effect_missing"),
+        (nothing, True, 1, "chain_broken"),
+    ],
+)
+def test_the_demonstration_fails_for_each_planted_fault(
+    plant: Callable[[Run], None], alters_log: bool, code: int, words: str, tmp_path: Path
+) -> None:
+    run = good_run()
+    plant(run)
+    run.write(tmp_path)
+    if alters_log:
+        alter_export(tmp_path / "log.export", lambda block: block.events.append(b""))
+    (tmp_path / "record").mkdir()
+    for name in (EFFECTS, REQUESTS):
+        (tmp_path / name).rename(tmp_path / "record" / name)
+    bookings = tuple(case for case in run.cases if case.agent == "booking")
+    documents = tuple(case for case in run.cases if case.agent == "document")
+    output = io.StringIO()
+    demonstration = Demonstration(Settings(), tmp_path, Console(file=output, width=80))
+    assert demonstration.judge(Scenario(documents, bookings, (), ()), ["agent-1"], True, 1.0) == code
+    assert words in output.getvalue()
+    assert "succeeded" in output.getvalue()
