@@ -14,6 +14,7 @@ from workmesh.config import ConfigError
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_MARKED: Final = re.compile("\ue000([^\ue001]*)\ue001")
 
 REQUIRED: Final[Any] = object()
 """Default of a field that has none."""
@@ -39,13 +40,20 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
     return loader.construct_mapping(node, deep=True)
 
 
+def _construct_text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return _MARKED.sub(r"${\1}", str(loader.construct_scalar(node)))
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, _construct_text)
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """Return the document; ConfigError names the line that is no YAML."""
+    # Braces would end a plain text within {…}, so variables pass the parser in another dress.
+    marked = _VARIABLE.sub("\ue000\\1\ue001", text)
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(marked, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark is not None else source
