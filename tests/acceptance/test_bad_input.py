@@ -37,10 +37,11 @@ async def stored(stack: Stack, client_name: str) -> dict[str, int]:
         await connection.close()
 
 
-def deep(levels: int) -> dict[str, object]:
-    document: dict[str, object] = {}
-    for _ in range(levels):
-        document = {"nested": document}
+def deep(levels: int) -> list[object]:
+    """Lists within lists: objects so deep would not even be a message."""
+    document: list[object] = []
+    for _ in range(levels - 1):
+        document = [document]
     return document
 
 
@@ -55,7 +56,7 @@ def nul() -> JobSubmission:
 
 
 def deeply() -> JobSubmission:
-    return submission("echo", {"text": "x", "nested": deep(33)})
+    return submission("echo", {"text": "x", "nested": {"list": deep(31)}})
 
 
 CASES: dict[str, tuple[Callable[[], JobSubmission], str, str, str]] = {
@@ -136,6 +137,7 @@ async def test_one_bad_submission_in_a_batch_of_256_harms_no_other(client: MeshC
 async def test_a_submission_nested_too_deeply_is_refused(client: MeshClient) -> None:
     error = await refused(client.submit(deeply()))
     assert (error.code.name, error.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert [each.field for each in error.violations] == ["job.input"]
 
 
 async def test_every_kind_of_bad_submission_fits_in_one_batch_with_good_ones(client: MeshClient) -> None:
