@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from services.ledger import attempts, cancels, commits, effects, failures, journal, leases
+from services.ledger import arrays, attempts, cancels, commits, effects, failures, journal, leases
+from services.ledger.arrays import blobs, flags, ids, numbers, texts
 from services.ledger.documents import Conflict, Key, conflict_error, keys_of
-from services.ledger.draft import Draft, Statements, columns
+from services.ledger.draft import Draft, Statements
 from services.ledger.items import (
     Begin,
     Cancel,
@@ -24,6 +26,15 @@ from services.ledger.items import (
 from services.ledger.jobs import Decision, EffectRow, JobRow, Rules, VersionRow
 from services.ledger.plan import Placed
 from workmesh.ledger.v1.job_pb2 import StateDocument
+
+_MUTABLE: Final = (
+    *(ids, numbers, numbers, numbers, numbers, numbers, numbers, numbers, numbers, numbers),
+    *(ids, texts, numbers, numbers, flags, texts, blobs, blobs),
+)
+_DOCUMENT: Final = (texts, texts, texts, numbers, ids, flags)
+_EFFECT: Final = (
+    *(ids, numbers, texts, texts, blobs, numbers, numbers, numbers, numbers, numbers, blobs, texts),
+)
 
 Results = list[Outcome | None]
 StepKey = tuple[str, int, str]
@@ -64,7 +75,7 @@ async def decide_jobs(
 
 async def _set_scene(statements: Statements, items: Sequence[JobItem]) -> Scene:
     job_ids = sorted({item.job_id for item in items})
-    rows = await statements.fetch("lock_jobs", job_ids)
+    rows = await statements.fetch("lock_jobs", *arrays.ids(job_ids))
     scene = Scene({row[0]: JobRow._make(row) for row in rows})
     # Jobs first, documents second, in every transaction: that is the order of locks.
     await _find_steps(statements, scene, items)
@@ -82,7 +93,7 @@ async def _find_steps(statements: Statements, scene: Scene, items: Iterable[JobI
         for step in item.steps
     }
     if keys:
-        rows = await statements.fetch("find_steps", *columns(sorted(keys), 3))
+        rows = await statements.fetch("find_steps", *arrays.encode(sorted(keys), *arrays.KEY))
         scene.steps.update({(row[0], row[1], row[2]): journal.Recorded._make(row[3:]) for row in rows})
 
 
@@ -94,7 +105,7 @@ async def _lock_documents(statements: Statements, scene: Scene, items: Iterable[
         for key in keys_of(job.client_id, item.writes)
     }
     if keys:
-        rows = await statements.fetch("lock_documents", *columns(sorted(keys), 3))
+        rows = await statements.fetch("lock_documents", *_encode_keys(sorted(keys)))
         scene.versions.update(dict.fromkeys(keys, 0))
         scene.versions.update({Key(row[0], row[1], row[2]): row[3] for row in rows})
 
@@ -102,7 +113,7 @@ async def _lock_documents(statements: Statements, scene: Scene, items: Iterable[
 async def _find_effects(statements: Statements, scene: Scene, items: Iterable[JobItem]) -> None:
     keys = {key for item in items if isinstance(item, Claim | Settle) if (key := _effect_key(item, scene))}
     if keys:
-        rows = await statements.fetch("find_effects", *columns(sorted(keys), 3))
+        rows = await statements.fetch("find_effects", *arrays.encode(sorted(keys), *arrays.KEY))
         scene.effects.update({(row[0], row[1], row[2]): EffectRow._make(row) for row in rows})
 
 
@@ -161,16 +172,19 @@ def _note(scene: Scene, decision: Decision[object]) -> None:
 async def _store(statements: Statements, scene: Scene, existing: frozenset[Key], now_micros: int) -> None:
     if scene.changed_jobs:
         changed = [_mutable(scene.jobs[job_id]) for job_id in sorted(scene.changed_jobs)]
-        await statements.fetch("store_jobs", *zip(*changed, strict=True))
+        await statements.fetch("store_jobs", *arrays.encode(changed, *_MUTABLE))
     if scene.written:
         documents = [
             (*key, row.version, row.job_id, key in existing) for key, row in sorted(scene.written.items())
         ]
-        *arrays, exists = zip(*documents, strict=True)
-        await statements.fetch("store_documents", *arrays, now_micros, exists)
+        await statements.fetch("store_documents", *arrays.encode(documents, *_DOCUMENT), now_micros)
     if scene.changed_effects:
         rows = [scene.effects[key] for key in sorted(scene.changed_effects)]
-        await statements.fetch("store_effects", *zip(*rows, strict=True))
+        await statements.fetch("store_effects", *arrays.encode(rows, *_EFFECT))
+
+
+def _encode_keys(keys: Sequence[Key]) -> list[object]:
+    return arrays.encode(keys, texts, texts, texts)
 
 
 def _mutable(job: JobRow) -> tuple[object, ...]:
@@ -203,7 +217,7 @@ async def _answer_conflicts(
     keys = sorted({key for _, conflict in conflicts for key in conflict.keys} - set(scene.written))
     documents = {key: _document(row) for key, row in scene.written.items()}
     if keys:
-        rows = await statements.fetch("read_documents", *columns(keys, 3))
+        rows = await statements.fetch("read_documents", *_encode_keys(keys))
         documents |= {
             Key(row[0], row[1], row[2]): StateDocument(
                 collection=row[1],

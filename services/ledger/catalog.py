@@ -9,7 +9,6 @@ from typing import Final
 import asyncpg
 
 from services.ledger import statements
-from services.ledger.draft import columns
 from services.ledger.read_pool import told_as_mesh_errors
 from workmesh.common.v1.definition_pb2 import AgentDefinition
 
@@ -34,7 +33,7 @@ class Catalog:
         missing = sorted(wanted - found.keys())
         if missing:
             with told_as_mesh_errors():
-                rows = await self._pool.fetch(_READ, *columns(missing, 2))
+                rows = await self._pool.fetch(_READ, *zip(*missing, strict=True))
             for row in rows:
                 found[row["agent"], row["version"]] = AgentDefinition.FromString(row["body"])
         for ref, definition in found.items():

@@ -60,6 +60,10 @@ async def connect(url: str, role: Role, application: str) -> asyncpg.Connection:
     )
 
 
+async def _leave(connection: asyncpg.Connection) -> None:
+    """Nothing here changes a session's settings, so a round trip that resets them would be for nothing."""
+
+
 async def open_pool(url: str, role: Role, application: str, size: int) -> asyncpg.Pool:
     """Return a pool of at most `size` connections under a role, each opened when it is first needed.
 
@@ -72,6 +76,7 @@ async def open_pool(url: str, role: Role, application: str, size: int) -> asyncp
         server_settings=_settings(role, application),
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS + 1.0,
+        reset=_leave,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from services.ledger.arrays import blobs, encode, ids, numbers, texts
 from services.ledger.jobs import Decision, StepRow, VersionRow
 from workmesh.chain import block_hash, merkle_root
 from workmesh.ledger.v1.block_pb2 import Block
@@ -28,8 +29,11 @@ class Head:
     hash: bytes
 
 
-_STEP_COLUMNS: Final = len(StepRow._fields)
-_VERSION_COLUMNS: Final = len(VersionRow._fields)
+_STEP: Final = (
+    *(ids, numbers, numbers, texts, numbers, texts, blobs, blobs),
+    *(blobs, blobs, numbers, numbers, numbers),
+)
+_VERSION: Final = (texts, texts, texts, numbers, blobs, ids, numbers, numbers)
 
 
 class Draft:
@@ -42,7 +46,7 @@ class Draft:
         self._types: list[str] = []
         self._clients: list[str] = []
         self._events: list[bytes] = []
-        self._bodies: tuple[list[str], list[str], list[bytes]] = ([], [], [])
+        self._bodies: list[tuple[str, str, bytes]] = []
         self._steps: list[StepRow] = []
         self._versions: list[VersionRow] = []
 
@@ -60,10 +64,7 @@ class Draft:
 
     def add_body(self, job_id: str, kind: str, body: bytes) -> None:
         """Add an input or output."""
-        jobs, kinds, bodies = self._bodies
-        jobs.append(job_id)
-        kinds.append(kind)
-        bodies.append(body)
+        self._bodies.append((job_id, kind, body))
 
     def add_steps(self, rows: Iterable[StepRow]) -> None:
         """Add to the journal."""
@@ -107,17 +108,12 @@ class Draft:
             block.hash,
             block.event_count,
             block.time_micros,
-            self._jobs,
-            self._seqs,
-            self._types,
-            self._clients,
-            self._events,
-            *self._bodies,
-            *columns(self._steps, _STEP_COLUMNS),
-            *columns(self._versions, _VERSION_COLUMNS),
+            *ids(self._jobs),
+            *numbers(self._seqs),
+            *texts(self._types),
+            *texts(self._clients),
+            *blobs(self._events),
+            *encode(self._bodies, ids, texts, blobs),
+            *encode(self._steps, *_STEP),
+            *encode(self._versions, *_VERSION),
         )
-
-
-def columns(rows: Sequence[tuple[Any, ...]], count: int) -> Sequence[Sequence[Any]]:
-    """Return rows as the arrays, one a column, that unnest turns back into rows."""
-    return list(zip(*rows, strict=True)) if rows else [()] * count

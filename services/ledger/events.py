@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from services.ledger.jobs import JobRow
-from workmesh.ledger.v1.event_pb2 import Actor, Event, JobCreated, Routing
+from workmesh.ledger.v1.event_pb2 import Actor, Event, Routing
 from workmesh.ledger.v1.ledger_write_service_pb2 import NewJob
 
 TOOLHUB = "toolhub"
@@ -64,27 +64,28 @@ def routing_of(job: JobRow) -> Routing:
 
 def created(job_id: str, job: NewJob, input_digest: bytes, instance: str, now_micros: int) -> Event:
     """Return the first event of a job."""
-    return Event(
+    event = Event(
         job_id=job_id,
         seq=1,
         time_micros=now_micros,
         client_id=job.client_id,
         actor=client_actor(job.client_id, instance),
         traceparent=job.traceparent,
-        job_created=JobCreated(
-            routing=Routing(
-                dispatch=1,
-                pool=job.pool,
-                lane=job.lane,
-                agent=job.agent,
-                version=job.version,
-                fairness_key=job.fairness_key,
-                run_time_micros=job.run_time_micros,
-                deadline_micros=job.deadline_micros,
-            ),
-            input_digest=input_digest,
-            labels=job.labels,
-            retry_policy=job.retry_policy,
-            request_id=job.request_id,
-        ),
     )
+    # Filled in place: a message given to a constructor is copied, and this one holds several.
+    payload = event.job_created
+    payload.input_digest = input_digest
+    payload.request_id = job.request_id
+    payload.retry_policy.CopyFrom(job.retry_policy)
+    if job.labels:
+        payload.labels.MergeFrom(job.labels)
+    routing = payload.routing
+    routing.dispatch = 1
+    routing.pool = job.pool
+    routing.lane = job.lane
+    routing.agent = job.agent
+    routing.version = job.version
+    routing.fairness_key = job.fairness_key
+    routing.run_time_micros = job.run_time_micros
+    routing.deadline_micros = job.deadline_micros
+    return event

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from services.ledger import journal
-from services.ledger.draft import Statements, columns
+from services.ledger.arrays import encode, ids, numbers
+from services.ledger.draft import Statements
 from services.ledger.items import Granted, Outcome
 from services.ledger.jobs import StepRow
 from workmesh.ledger.v1.job_pb2 import JournalStep
@@ -18,10 +18,12 @@ async def add_bodies(
     """Complete the grants among the results; `without_input` lists places whose input is still to be read."""
     bare = {place: each for place in without_input if isinstance(each := results[place], Granted)}
     if bare:
-        rows = await statements.fetch("read_inputs", sorted({each.job.job_id for each in bare.values()}))
+        rows = await statements.fetch(
+            "read_inputs", *ids(sorted({each.job.job_id for each in bare.values()}))
+        )
         inputs = {row["job_id"]: row["body"] for row in rows}
         for place, each in bare.items():
-            results[place] = replace(each, input=inputs.get(each.job.job_id, b""))
+            results[place] = each._replace(input=inputs.get(each.job.job_id, b""))
     await _add_journals(statements, results)
 
 
@@ -33,7 +35,7 @@ async def _add_journals(statements: Statements, results: list[Outcome | None]) -
         return
     series = sorted({(each.job.job_id, each.job.series) for each in grants.values()})
     journals: dict[str, list[JournalStep]] = {}
-    for row in await statements.fetch("read_journals", *columns(series, 2)):
+    for row in await statements.fetch("read_journals", *encode(series, ids, numbers)):
         journals.setdefault(row["job_id"], []).append(journal.step_of(StepRow._make(row)))
     for place, each in grants.items():
-        results[place] = replace(each, journal=journals.get(each.job.job_id, ()))
+        results[place] = each._replace(journal=journals.get(each.job.job_id, ()))

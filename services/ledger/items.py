@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from google.rpc.status_pb2 import Status
 
@@ -23,8 +24,7 @@ from workmesh.ledger.v1.ledger_write_service_pb2 import (
 # ---------------------------------------------------------------- items
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(NamedTuple):
     """Accept a job; its client is the actor, `instance` the process that calls."""
 
     job: NewJob
@@ -32,8 +32,7 @@ class Create:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(NamedTuple):
     """Grant an attempt for an offer."""
 
     job_id: str
@@ -43,8 +42,7 @@ class Begin:
     size: int = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Renew:
+class Renew(NamedTuple):
     """Extend a lease."""
 
     job_id: str
@@ -52,8 +50,7 @@ class Renew:
     size: int = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """Journal steps."""
 
     job_id: str
@@ -63,8 +60,7 @@ class Record:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """End an attempt well."""
 
     job_id: str
@@ -76,8 +72,7 @@ class Commit:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     """End an attempt badly."""
 
     job_id: str
@@ -90,8 +85,7 @@ class Fail:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """Cancel a job; an empty client means any."""
 
     job_id: str
@@ -101,8 +95,7 @@ class Cancel:
     size: int = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """Claim an unsafe effect."""
 
     job_id: str
@@ -115,8 +108,7 @@ class Claim:
     size: int = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """Record a claimed effect's outcome."""
 
     job_id: str
@@ -129,8 +121,7 @@ class Settle:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(NamedTuple):
     """Store a definition; `digest` is that of its content."""
 
     definition: AgentDefinition
@@ -147,16 +138,14 @@ Item = Create | JobItem | Apply
 # ---------------------------------------------------------------- outcomes
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(NamedTuple):
     """The job under which the request is known."""
 
     job_id: str
     existing: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(NamedTuple):
     """The attempt may run; `journal` has what earlier attempts of the series recorded."""
 
     job: JobRow
@@ -173,8 +162,7 @@ class Refused:
     retry_time_micros: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Renewed:
+class Renewed(NamedTuple):
     """The lease was extended."""
 
     job: JobRow

@@ -163,33 +163,33 @@ def policy_of(job: JobRow) -> RetryPolicy:
     return RetryPolicy.FromString(job.retry_policy)
 
 
-def record_of(job: JobRow, input: bytes) -> JobRecord:
-    """Return the job as the services see it, with its input."""
-    return JobRecord(
-        job_id=job.job_id,
-        client_id=job.client_id,
-        agent=job.agent,
-        version=job.version,
-        pool=job.pool,
-        lane=job.lane,
-        state=job.state,
-        attempt=job.attempt,
-        series=job.series,
-        epoch=job.epoch,
-        dispatch=job.dispatch,
-        seq=job.seq,
-        fairness_key=job.fairness_key,
-        run_time_micros=job.run_time_micros,
-        deadline_micros=job.deadline_micros,
-        create_time_micros=job.create_time_micros,
-        update_time_micros=job.update_time_micros,
-        retry_policy=policy_of(job),
-        labels=None if job.labels == "{}" else orjson.loads(job.labels),
-        parent_job_id=job.parent_job_id or "",
-        traceparent=job.traceparent,
-        input=input,
-        error=None if job.error is None else Status.FromString(job.error),
-        cancel_requested=job.cancel_requested,
-        instance=job.instance,
-        lease_expire_micros=job.lease_expire_micros,
-    )
+def fill_record(record: JobRecord, job: JobRow) -> None:
+    """Fill in a job as the services see it, bodies aside."""
+    record.job_id = job.job_id
+    record.client_id = job.client_id
+    record.agent = job.agent
+    record.version = job.version
+    record.pool = job.pool
+    record.lane = job.lane
+    record.state = job.state
+    record.attempt = job.attempt
+    record.series = job.series
+    record.epoch = job.epoch
+    record.dispatch = job.dispatch
+    record.seq = job.seq
+    record.fairness_key = job.fairness_key
+    record.run_time_micros = job.run_time_micros
+    record.deadline_micros = job.deadline_micros
+    record.create_time_micros = job.create_time_micros
+    record.update_time_micros = job.update_time_micros
+    record.retry_policy.MergeFromString(job.retry_policy)
+    record.traceparent = job.traceparent
+    record.cancel_requested = job.cancel_requested
+    record.instance = job.instance
+    record.lease_expire_micros = job.lease_expire_micros
+    if job.labels != "{}":
+        record.labels.update(orjson.loads(job.labels))
+    if job.parent_job_id is not None:
+        record.parent_job_id = job.parent_job_id
+    if job.error is not None:
+        record.error.MergeFromString(job.error)

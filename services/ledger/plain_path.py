@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from services.ledger import events, journal
+from services.ledger.arrays import blobs, encode, ids, numbers, texts
 from services.ledger.attempts import begun
 from services.ledger.commits import recorded_payload, succeeded_payload
 from services.ledger.draft import Draft, Statements
@@ -34,6 +35,10 @@ from services.ledger.plan import Placed
 from workmesh.chain import digest
 from workmesh.ledger.v1.event_pb2 import Event
 
+_NEW_JOB: Final = (
+    *(ids, texts, ids, blobs, texts, numbers, texts, numbers),
+    *(texts, numbers, numbers, numbers, blobs, texts, texts),
+)
 _JOB_COLUMNS: Final = len(JobRow._fields)
 
 Results = list[Outcome | None]
@@ -62,7 +67,7 @@ async def create(
 
 async def insert_jobs(statements: Statements, jobs: Sequence[tuple[str, Create]]) -> Sequence[Any]:
     """Insert jobs under ids; return (job_id, now_micros) of those whose id and request are new."""
-    return await statements.fetch("create", *zip(*starmap(_new_job, jobs), strict=True))
+    return await statements.fetch("create", *encode(list(starmap(_new_job, jobs)), *_NEW_JOB))
 
 
 def add_created(draft: Draft, job_id: str, item: Create, now_micros: int) -> None:
@@ -109,10 +114,10 @@ async def begin(
     offers = [by_job[job_id] for job_id in ordered]
     rows = await statements.fetch(
         "begin",
-        ordered,
-        [item.dispatch for item in offers],
-        [item.lease_id for item in offers],
-        [item.instance for item in offers],
+        *ids(ordered),
+        *numbers([item.dispatch for item in offers]),
+        *ids([item.lease_id for item in offers]),
+        *texts([item.instance for item in offers]),
         rules.lease_micros,
     )
     found = {row[0]: row for row in rows}
@@ -134,7 +139,7 @@ async def renew(
 ) -> list[Placed[Renew]]:
     """Extend leases; nothing of it is history."""
     refs = sorted((item.job_id, item.epoch) for _, item in placed)
-    rows = await statements.fetch("renew", *zip(*refs, strict=True), rules.lease_micros)
+    rows = await statements.fetch("renew", *encode(refs, ids, numbers), rules.lease_micros)
     found = {row[0]: row for row in rows}
     rest = []
     for place, item in placed:
@@ -186,7 +191,7 @@ async def commit(
 
 async def _advance(statements: Statements, name: str, items: Sequence[Record | Commit]) -> dict[str, Any]:
     refs = sorted((item.job_id, item.epoch, len(item.steps)) for item in items)
-    rows = await statements.fetch(name, *zip(*refs, strict=True))
+    rows = await statements.fetch(name, *encode(refs, ids, numbers, numbers))
     return {row[0]: row for row in rows}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from services.ledger.draft import Draft, Statements, columns
+from services.ledger.arrays import encode, ids, texts
+from services.ledger.draft import Draft, Statements
 from services.ledger.items import Create, Created, Outcome
 from services.ledger.plain_path import add_created, insert_jobs
 from services.ledger.plan import Placed
@@ -49,7 +50,7 @@ def _request(item: Create) -> Request:
 
 async def _find(statements: Statements, waiting: Sequence[Placed[Create]]) -> dict[Request, Any]:
     keys = sorted({_request(item) for _, item in waiting})
-    rows = await statements.fetch("find_requests", *columns(keys, 2))
+    rows = await statements.fetch("find_requests", *encode(keys, texts, ids))
     return {(row[0], row[1]): row for row in rows}
 
 

@@ -83,7 +83,9 @@ class WriteService(LedgerWriteServiceServicer):
             return Create(job, request.instance, len(job.input) + _ITEM_BYTES)
 
         outcomes = await self._write("jobs", request.jobs, check, item)
-        return pb.CreateJobsResponse(results=map(answers.create, outcomes))
+        response = pb.CreateJobsResponse()
+        answers.fill(response.results, outcomes, answers.create)
+        return response
 
     async def BeginAttempts(
         self, request: pb.BeginAttemptsRequest, context: Context
@@ -96,11 +98,10 @@ class WriteService(LedgerWriteServiceServicer):
         outcomes = await self._write("attempts", request.attempts, write_checks.begin, item)
         grants = [each for each in outcomes if isinstance(each, Granted)]
         now = min((each.now_micros for each in grants), default=0)
-        return pb.BeginAttemptsResponse(
-            results=map(answers.begin, outcomes),
-            token=await self._issuer.issue([each.job for each in grants], now),
-            lease_micros=self._lease_micros,
-        )
+        token = await self._issuer.issue([each.job for each in grants], now)
+        response = pb.BeginAttemptsResponse(token=token, lease_micros=self._lease_micros)
+        answers.fill(response.results, outcomes, answers.begin)
+        return response
 
     async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
         _check_instance(request.instance)
@@ -109,11 +110,10 @@ class WriteService(LedgerWriteServiceServicer):
         )
         renewed = [each for each in outcomes if isinstance(each, Renewed)]
         now = min((each.now_micros for each in renewed), default=0)
-        return pb.RenewLeasesResponse(
-            results=map(answers.renew, outcomes),
-            token=await self._issuer.issue([each.job for each in renewed], now),
-            lease_micros=self._lease_micros,
-        )
+        token = await self._issuer.issue([each.job for each in renewed], now)
+        response = pb.RenewLeasesResponse(token=token, lease_micros=self._lease_micros)
+        answers.fill(response.results, outcomes, answers.renew)
+        return response
 
     async def RecordSteps(self, request: pb.RecordStepsRequest, context: Context) -> pb.RecordStepsResponse:
         _check_instance(request.instance)
@@ -123,7 +123,9 @@ class WriteService(LedgerWriteServiceServicer):
             return Record(attempt.job_id, attempt.epoch, each.steps, request.instance, each.ByteSize())
 
         outcomes = await self._write("attempts", request.attempts, write_checks.record, item)
-        return pb.RecordStepsResponse(results=map(answers.item, outcomes))
+        response = pb.RecordStepsResponse()
+        answers.fill(response.results, outcomes, answers.item)
+        return response
 
     async def CommitAttempts(
         self, request: pb.CommitAttemptsRequest, context: Context
@@ -143,7 +145,9 @@ class WriteService(LedgerWriteServiceServicer):
             )
 
         outcomes = await self._write("attempts", request.attempts, write_checks.commit, item)
-        return pb.CommitAttemptsResponse(results=map(answers.commit, outcomes))
+        response = pb.CommitAttemptsResponse()
+        answers.fill(response.results, outcomes, answers.commit)
+        return response
 
     async def FailAttempts(
         self, request: pb.FailAttemptsRequest, context: Context
@@ -163,7 +167,9 @@ class WriteService(LedgerWriteServiceServicer):
             )
 
         outcomes = await self._write("attempts", request.attempts, write_checks.fail, item)
-        return pb.FailAttemptsResponse(results=map(answers.fail, outcomes))
+        response = pb.FailAttemptsResponse()
+        answers.fill(response.results, outcomes, answers.fail)
+        return response
 
     async def CancelJobs(self, request: pb.CancelJobsRequest, context: Context) -> pb.CancelJobsResponse:
         _check_actor(request.actor)
@@ -172,7 +178,9 @@ class WriteService(LedgerWriteServiceServicer):
             return Cancel(each.job_id, each.client_id, each.reason, request.actor)
 
         outcomes = await self._write("jobs", request.jobs, write_checks.cancel, item)
-        return pb.CancelJobsResponse(results=map(answers.cancel, outcomes))
+        response = pb.CancelJobsResponse()
+        answers.fill(response.results, outcomes, answers.cancel)
+        return response
 
     async def ClaimEffects(
         self, request: pb.ClaimEffectsRequest, context: Context
@@ -191,7 +199,9 @@ class WriteService(LedgerWriteServiceServicer):
             )
 
         outcomes = await self._write("effects", request.effects, write_checks.claim, item)
-        return pb.ClaimEffectsResponse(results=map(answers.claim, outcomes))
+        response = pb.ClaimEffectsResponse()
+        answers.fill(response.results, outcomes, answers.claim)
+        return response
 
     async def SettleEffects(
         self, request: pb.SettleEffectsRequest, context: Context
@@ -211,7 +221,9 @@ class WriteService(LedgerWriteServiceServicer):
             )
 
         outcomes = await self._write("effects", request.effects, write_checks.settle, item)
-        return pb.SettleEffectsResponse(results=map(answers.item, outcomes))
+        response = pb.SettleEffectsResponse()
+        answers.fill(response.results, outcomes, answers.item)
+        return response
 
     async def ApplyDefinitions(
         self, request: pb.ApplyDefinitionsRequest, context: Context
@@ -223,7 +235,9 @@ class WriteService(LedgerWriteServiceServicer):
             return Apply(each, digest_of(each), request.actor, each.ByteSize())
 
         outcomes = await self._write("definitions", contents, job_checks.definition, item)
-        return pb.ApplyDefinitionsResponse(results=map(answers.applied, outcomes))
+        response = pb.ApplyDefinitionsResponse()
+        answers.fill(response.results, outcomes, answers.applied)
+        return response
 
     async def AcquireSingleton(
         self, request: pb.AcquireSingletonRequest, context: Context

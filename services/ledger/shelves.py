@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from services.ledger import definitions
 from services.ledger.definitions import NewVersion, Shelf
-from services.ledger.draft import Draft, Statements, columns
+from services.ledger.draft import Draft, Statements
 from services.ledger.items import Applied, Apply, Outcome
 from services.ledger.plan import Placed
 from workmesh.common.v1.definition_pb2 import AgentDefinition
@@ -57,5 +57,5 @@ async def read_definitions(
     statements: Statements, refs: Sequence[tuple[str, int]]
 ) -> dict[tuple[str, int], AgentDefinition]:
     """Return those definitions that exist, by agent and version."""
-    rows = await statements.fetch("read_definitions", *columns(refs, 2))
+    rows = await statements.fetch("read_definitions", *zip(*refs, strict=True))
     return {(row["agent"], row["version"]): AgentDefinition.FromString(row["body"]) for row in rows}

@@ -43,13 +43,19 @@ select b.hash from blocks b where b.chain = $1 and b.height = $2;
 -- Add a block with its events and the bodies, steps and document versions that came with them.
 with added_events as (
     insert into events (chain, height, index, job_id, seq, type, client_id, time_micros, body)
-    select $1, $2, e.place - 1, e.job_id, e.seq, e.type, e.client_id, $8, e.body
-    from unnest($9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::bytea[])
-        with ordinality as e (job_id, seq, type, client_id, body, place)
+    select
+        $1, $2, e.place - 1, e.job_id, e.seq, e.type, e.client_id, $8,
+        substr($13::bytea, e.start, e.length)
+    from unnest(
+        $9::text::uuid[], $10::text::bigint[], $11::text::text[], $12::text::text[], $14::text::int[],
+        $15::text::int[]
+    ) with ordinality as e (job_id, seq, type, client_id, start, length, place)
 ),
 added_bodies as (
     insert into job_bodies (job_id, kind, body)
-    select b.job_id, b.kind, b.body from unnest($14::uuid[], $15::text[], $16::bytea[]) as b (job_id, kind, body)
+    select b.job_id, b.kind, substr($18::bytea, b.start, b.length)
+    from unnest($16::text::uuid[], $17::text::text[], $19::text::int[], $20::text::int[])
+        as b (job_id, kind, start, length)
 ),
 added_steps as (
     insert into steps (
@@ -57,22 +63,30 @@ added_steps as (
         start_time_micros, end_time_micros
     )
     select
-        s.job_id, s.series, s.ordinal, s.step, s.kind, s.name, s.arguments_digest, s.outcome_digest, s.result, s.error,
+        s.job_id, s.series, s.ordinal, s.step, s.kind, s.name,
+        substr($27::bytea, s.arguments_start, s.arguments_length),
+        substr($30::bytea, s.outcome_start, s.outcome_length),
+        substr($33::bytea, s.result_start, s.result_length), substr($36::bytea, s.error_start, s.error_length),
         s.epoch, s.start_time_micros, s.end_time_micros
     from unnest(
-        $17::uuid[], $18::int[], $19::int[], $20::text[], $21::smallint[], $22::text[], $23::bytea[], $24::bytea[],
-        $25::bytea[], $26::bytea[], $27::bigint[], $28::bigint[], $29::bigint[]
+        $21::text::uuid[], $22::text::int[], $23::text::int[], $24::text::text[], $25::text::smallint[],
+        $26::text::text[], $28::text::int[], $29::text::int[], $31::text::int[], $32::text::int[], $34::text::int[],
+        $35::text::int[], $37::text::int[], $38::text::int[], $39::text::bigint[], $40::text::bigint[],
+        $41::text::bigint[]
     ) as s (
-        job_id, series, ordinal, step, kind, name, arguments_digest, outcome_digest,
-        result, error, epoch, start_time_micros, end_time_micros
+        job_id, series, ordinal, step, kind, name, arguments_start, arguments_length, outcome_start, outcome_length,
+        result_start, result_length, error_start, error_length, epoch, start_time_micros, end_time_micros
     )
 ),
 added_versions as (
     insert into state_versions (client_id, collection, key, version, body, job_id, epoch, create_time_micros)
-    select v.client_id, v.collection, v.key, v.version, v.body, v.job_id, v.epoch, v.create_time_micros
+    select
+        v.client_id, v.collection, v.key, v.version, substr($46::bytea, v.start, v.length), v.job_id, v.epoch,
+        v.create_time_micros
     from unnest(
-        $30::text[], $31::text[], $32::text[], $33::bigint[], $34::bytea[], $35::uuid[], $36::bigint[], $37::bigint[]
-    ) as v (client_id, collection, key, version, body, job_id, epoch, create_time_micros)
+        $42::text::text[], $43::text::text[], $44::text::text[], $45::text::bigint[], $47::text::int[],
+        $48::text::int[], $49::text::uuid[], $50::text::bigint[], $51::text::bigint[]
+    ) as v (client_id, collection, key, version, start, length, job_id, epoch, create_time_micros)
 )
 insert into blocks (chain, height, timeline, prev_hash, merkle_root, hash, event_count, time_micros)
 values ($1, $2, $3, $4, $5, $6, $7, $8);
