@@ -1,0 +1,72 @@
+"""The parts of an agent process, wired together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from services.agent.config import AgentConfig
+from services.agent.definitions import apply_definitions
+from services.agent.instance import Identity, Instance
+from services.agent.keeper import LeaseKeeper
+from services.agent.ledger import MAX_MESSAGE_BYTES, Ledger
+from services.agent.scheduler import SchedulerLink
+from services.agent.tools import ToolStream
+from workmesh.clock import Clock
+from workmesh.rpc.client import open_channel
+from workmesh.scheduler.v1.lease_service_pb2_grpc import LeaseServiceStub
+from workmesh.sdk.registry import Registry
+from workmesh.toolhub.v1.tool_service_pb2_grpc import ToolServiceStub
+
+
+class AgentProcess:
+    """An instance with its streams and batches. `asked_to_drain` is called when the process should end."""
+
+    def __init__(
+        self, config: AgentConfig, registry: Registry, clock: Clock, asked_to_drain: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._channels = [
+            open_channel(config.ledger_address, max_message_bytes=MAX_MESSAGE_BYTES),
+            open_channel(config.scheduler_address),
+            open_channel(config.toolhub_address),
+        ]
+        self.ledger = Ledger(
+            self._channels[0],
+            instance=config.instance,
+            timeout=config.ledger_timeout_seconds,
+            lease_seconds=config.lease_seconds,
+            clock=clock,
+        )
+        self._link = SchedulerLink(LeaseServiceStub(self._channels[1]), clock, config.heartbeat_seconds)
+        self._tools = ToolStream(ToolServiceStub(self._channels[2]), clock, config.toolhub_patience_seconds)
+        identity = Identity(config.instance, config.pools, config.slots)
+        self.instance = Instance(identity, self.ledger, self._tools, self._link, clock, asked_to_drain)
+        self._keeper = LeaseKeeper(self.instance, self.ledger, config.lease_seconds, clock)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, address: str) -> list[asyncio.Task[None]]:
+        """Apply the definitions, connect, and return the tasks that must not end; `address` is host:port."""
+        self.instance.introduce(await apply_definitions(self.ledger, self._registry), address)
+        self._tasks = [
+            asyncio.create_task(self._tools.run(), name="tools"),
+            asyncio.create_task(self._keeper.run(), name="keeper"),
+            asyncio.create_task(self._link.run(self.instance), name="link"),
+        ]
+        return self._tasks
+
+    async def drain(self) -> None:
+        """Take nothing more, end or hand back what runs, and tell the scheduler."""
+        await self.instance.drain(self._config.grace_seconds)
+        await self._link.close()
+
+    async def close(self) -> None:
+        """Cut off whatever still runs."""
+        self.instance.cut_off()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.ledger.close()
+        for channel in self._channels:
+            await channel.close()
