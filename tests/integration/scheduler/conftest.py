@@ -1,0 +1,138 @@
+"""A NATS server, a scripted ledger and schedulers in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from services.scheduler.assembly import Scheduler
+from services.scheduler.config import SchedulerConfig
+from services.scheduler.service import LEASE_SERVICE, SCHEDULER_SERVICE
+from tests.integration.scheduler.instances import TestInstance
+from tests.integration.scheduler.nats_server import NatsServer
+from tests.integration.scheduler.scripted_ledger import ScriptedLedger
+from workmesh.clock import SystemClock
+from workmesh.rpc.client import open_channel
+from workmesh.rpc.server import MeshServer, ServerSettings
+from workmesh.scheduler.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
+from workmesh.scheduler.v1.scheduler_service_pb2_grpc import (
+    SchedulerServiceStub,
+    add_SchedulerServiceServicer_to_server,
+)
+
+CONFIG = SchedulerConfig(
+    singleton_seconds=1.0,
+    cursor_seconds=0.05,
+    storage_check_seconds=0.3,
+    stall_seconds=1.0,
+    lease_seconds=1.0,
+    clock_allowance_seconds=0.2,
+    heartbeat_seconds=0.2,
+    ack_wait_seconds=2.0,
+)
+
+
+class RunningScheduler:
+    """A scheduler and its server."""
+
+    def __init__(self, config: SchedulerConfig, ledger_address: str) -> None:
+        self.config = config
+        self.channel = open_channel(ledger_address)
+        self.scheduler = Scheduler(config, self.channel, SystemClock())
+        self.server = MeshServer(ServerSettings("scheduler", grace=0.2))
+        self.server.add(add_LeaseServiceServicer_to_server, self.scheduler.leases, LEASE_SERVICE)
+        self.server.add(add_SchedulerServiceServicer_to_server, self.scheduler.operations, SCHEDULER_SERVICE)
+        self.address = ""
+        self._own: grpc.aio.Channel | None = None
+
+    async def start(self, seconds: float = 20.0) -> None:
+        await self.scheduler.start()
+        self.address = f"127.0.0.1:{await self.server.start()}"
+        async with asyncio.timeout(seconds):
+            await self.scheduler.wait_ready()
+        self.server.set_serving(True)
+        self._own = open_channel(self.address)
+
+    @property
+    def operations(self) -> SchedulerServiceStub:
+        assert self._own is not None
+        return SchedulerServiceStub(self._own)
+
+    async def stop(self) -> None:
+        """End in order."""
+        await self.scheduler.drain()
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End without handing anything back."""
+        for task in self.scheduler._tasks:
+            task.cancel()
+        await asyncio.gather(*self.scheduler._tasks, return_exceptions=True)
+        await self.server.stop(0)
+        await self.scheduler.close()
+        if self._own is not None:
+            await self._own.close()
+        await self.channel.close()
+
+
+@pytest.fixture
+async def nats(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[ScriptedLedger]:
+    scripted = ScriptedLedger()
+    yield scripted
+    await scripted.stop()
+
+
+StartScheduler = Callable[..., Awaitable[RunningScheduler]]
+
+
+@pytest.fixture
+async def start_scheduler(nats: NatsServer, ledger: ScriptedLedger) -> AsyncIterator[StartScheduler]:
+    """A function that starts one more scheduler; keywords change its settings."""
+    address = await ledger.start()
+    started: list[RunningScheduler] = []
+
+    async def start(instance: str = "scheduler-1", **changes: object) -> RunningScheduler:
+        config = replace(CONFIG, instance=instance, nats_url=nats.url, **changes)  # type: ignore[arg-type]
+        running = RunningScheduler(config, address)
+        started.append(running)
+        await running.start()
+        return running
+
+    yield start
+    for running in started:
+        await running.kill()
+
+
+@pytest.fixture
+async def join(ledger: ScriptedLedger) -> AsyncIterator[Callable[..., Awaitable[TestInstance]]]:
+    """A function that connects one more instance to a scheduler."""
+    joined: list[TestInstance] = []
+
+    async def connect(scheduler: RunningScheduler, **options: object) -> TestInstance:
+        instance = TestInstance(ledger, **options)  # type: ignore[arg-type]
+        joined.append(instance)
+        await instance.connect(scheduler.address)
+        return instance
+
+    yield connect
+    for instance in joined:
+        await instance.leave()
+
+
+def read_generation(cursor: bytes) -> str:
+    generation: str = json.loads(cursor)["generation"]
+    return generation
