@@ -92,8 +92,9 @@ class ToolService(ToolServiceServicer):
             await serving
         finally:
             self._streams.discard(stream)
-            serving.cancel()
             stream.abandon()
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
 
     async def drain(self) -> None:
         """End the streams, then return when every call under way has come to its end."""

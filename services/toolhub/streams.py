@@ -73,8 +73,9 @@ class CallStream:
             while self._followers:
                 await asyncio.wait(self._followers)
         finally:
-            self._reading.cancel()
             self._sender.close()
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     def drain(self) -> None:
         """Take no further calls."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import orjson
-from nacl.signing import SigningKey
+from nacl.signing import SigningKey, VerifyKey
 
 from services.toolhub.admission import Admission
 from services.toolhub.calls import Calls
@@ -203,11 +203,11 @@ async def running_hub(
     *,
     ledger_address: str = "127.0.0.1:1",
     max_calls: int = 1_024,
-    key: SigningKey | None = None,
+    verify_key: VerifyKey | None = None,
 ) -> AsyncIterator[Hub]:
-    """Run a toolhub with the integrations of a document."""
+    """Run a toolhub with the integrations of a document, by default for tokens of the tests' own."""
     clock = SystemClock()
-    key = key or SigningKey.generate()
+    key = SigningKey.generate()
 
     def connect(integration: Integration) -> Driver:
         return HttpDriver(integration, clock) if integration.kind is Kind.HTTP else NoopDriver()
@@ -216,7 +216,7 @@ async def running_hub(
     channel = open_channel(ledger_address)
     claims = LedgerClaims(channel, "toolhub-test", clock)
     calls = Calls(Effects(claims, clock), clock, Telemetry())
-    admission = Admission(catalogue, TokenVerifier(bytes(key.verify_key), clock))
+    admission = Admission(catalogue, TokenVerifier(bytes(verify_key or key.verify_key), clock))
     service = ToolService(catalogue, admission, calls, clock, max_calls=max_calls)
     server = MeshServer(ServerSettings("toolhub"))
     server.add(add_ToolServiceServicer_to_server, service, SERVICE_NAME)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from services.toolhub import reading
 from services.toolhub.integrations import Bounds, Effect, Kind, RetryPolicy, Timeouts
 from services.toolhub.reading import load_integrations, read_integrations
 from workmesh.config import ConfigError
@@ -75,6 +77,12 @@ def test_every_field_is_read() -> None:
     assert post.read_back is not None
     assert (post.read_back.operation, post.read_back.authoritative) == ("get_order", True)
     assert (bench.kind, bench.operations["echo"].effect) == (Kind.NOOP, Effect.IDEMPOTENT)
+
+
+def test_the_example_of_the_readme_is_right() -> None:
+    readme = Path(reading.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    assert set(read_integrations(example, ENVIRON)) == {"erp", "bench"}
 
 
 def test_what_is_left_out_has_defaults() -> None:
