@@ -54,8 +54,8 @@ class Feed:
 
         UNAVAILABLE if the database does not answer.
         """
-        await self._sweep(self._reader)
-        run = self._listener.run(self._notified, self._sweep)
+        await self.sweep(self._reader)
+        run = self._listener.run(self._notified, self.sweep)
         self._task = asyncio.create_task(run, name="ledger-block-listener")
         return self._task
 
@@ -81,10 +81,8 @@ class Feed:
         positions = list(after)
         await self._reader.check(positions)
         for each in positions:
-            self._heads.heard(each.chain, each.height)
-        follower = Follower(
-            self._heads, self._reader, lambda: self._sweep(self._reader), self._policy, positions
-        )
+            self.heard(each.chain, each.height)
+        follower = Follower(self._heads, self._reader, self, self._policy, positions)
         self._followers.add(follower)
         _followers.set(len(self._followers))
         return follower
@@ -94,7 +92,13 @@ class Feed:
         self._followers.discard(follower)
         _followers.set(len(self._followers))
 
-    async def _sweep(self, reader: BlockReader) -> None:
+    def heard(self, chain: int, height: int) -> None:
+        """Take note that a chain has come to a height."""
+        if self._heads.heard(chain, height):
+            self._wake()
+
+    async def sweep(self, reader: BlockReader) -> None:
+        """Read all heads anew."""
         before = dict(self._heads)
         if self._heads.replace(before, await reader.heads()):
             self._wake()
@@ -104,8 +108,8 @@ class Feed:
         if payload and payload == self._instance:
             return False
         match = _PAYLOAD.fullmatch(payload)
-        if match is not None and self._heads.heard(int(match[1]), int(match[2])):
-            self._wake()
+        if match is not None:
+            self.heard(int(match[1]), int(match[2]))
         return match is None
 
     def _wake(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from services.ledger.block_reader import BlockReader, diverged
 from services.ledger.chain_heads import ChainHeads
@@ -27,6 +28,14 @@ class FeedPolicy:
     sign_of_life: float = 5.0
 
 
+class ChainNews(Protocol):
+    """Where followers report what they come upon, for all to know."""
+
+    def heard(self, chain: int, height: int) -> None: ...
+
+    async def sweep(self, reader: BlockReader) -> None: ...
+
+
 class Follower:
     """Pulls the next blocks of every chain; holds nothing but its positions in between."""
 
@@ -34,13 +43,13 @@ class Follower:
         self,
         heads: ChainHeads,
         reader: BlockReader,
-        sweep: Callable[[], Awaitable[None]],
+        news: ChainNews,
         policy: FeedPolicy,
         after: Iterable[Position],
     ) -> None:
         self._heads = heads
         self._reader = reader
-        self._sweep = sweep
+        self._news = news
         self._policy = policy
         self._cursors = {each.chain: (each.height, each.hash) for each in after if each.height}
         self._turn = 0
@@ -115,7 +124,10 @@ class Follower:
         blocks = await self._reader.after(chain, self._cursor(chain)[0], self._policy.response_bytes)
         if not blocks:
             # What was heard of is not there: either it was hearsay or the log has lost it.
-            await self._sweep()
+            await self._news.sweep(self._reader)
+        else:
+            # It may have come further than anybody told.
+            self._news.heard(chain, blocks[-1].height)
         for block in blocks:
             size = block.ByteSize()
             if not response.has_room(size):
