@@ -48,6 +48,7 @@ class Feed:
         self._heads = ChainHeads(policy.recent_blocks, policy.recent_bytes)
         self._followers: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def start(self) -> asyncio.Task[None]:
         """Learn all heads, begin to listen, and return the task that does; it ends by `close` or in failure.
@@ -61,6 +62,7 @@ class Feed:
 
     async def close(self) -> None:
         """Stop listening and end all followers with UNAVAILABLE DRAINING."""
+        self._closed = True
         for follower in self._followers:
             follower.end()
         if self._task is not None:
@@ -83,6 +85,8 @@ class Feed:
         for each in positions:
             self.heard(each.chain, each.height)
         follower = Follower(self._heads, self._reader, self, self._policy, positions)
+        if self._closed:
+            follower.end()
         self._followers.add(follower)
         _followers.set(len(self._followers))
         return follower

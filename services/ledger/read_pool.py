@@ -13,6 +13,14 @@ from workmesh import errors
 
 RETRY_AFTER: Final = 0.5
 
+IDLE_SECONDS: Final = 60.0
+"""How long a snapshot may wait for its reader's peer: longer, and its connection is closed."""
+
+_BOUND_SNAPSHOT: Final = """
+select
+    set_config('statement_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true)
+"""
+
 Row: TypeAlias = "asyncpg.Record"
 
 
@@ -66,7 +74,7 @@ class ReadPool:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 limit = str(round(seconds * 1000))
-                await connection.fetchval("select set_config('statement_timeout', $1, true)", limit)
+                await connection.fetch(_BOUND_SNAPSHOT, limit, str(round(IDLE_SECONDS * 1000)))
                 yield Snapshot(connection)
 
 

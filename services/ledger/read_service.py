@@ -23,7 +23,7 @@ from services.ledger.page_tokens import make_token, page_size_of, read_token
 from services.ledger.read_checks import Checks
 from services.ledger.reads import JobAsk, JobFilter, JobReads, LiveFilter
 from services.ledger.state_reads import StateKey, StateReads
-from workmesh import errors
+from workmesh import errors, metrics
 from workmesh.common.v1.definition_pb2 import AgentDefinition
 from workmesh.ledger.v1 import ledger_read_service_pb2 as pb
 from workmesh.ledger.v1.ledger_read_service_pb2_grpc import LedgerReadServiceServicer
@@ -45,6 +45,8 @@ class ReadService(LedgerReadServiceServicer):
         self._jobs = jobs
         self._definitions = definitions
         self._states = states
+        metrics.watch_batcher("ledger", "ledger_get_jobs", jobs.stats)
+        metrics.watch_batcher("ledger", "ledger_get_states", states.stats)
 
     async def close(self) -> None:
         """Answer the look-ups under way and take no more."""

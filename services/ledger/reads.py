@@ -13,13 +13,25 @@ from services.ledger import statements
 from services.ledger.job_records import JOB_COLUMNS, live_job, position
 from services.ledger.read_pool import ReadPool, Row
 from workmesh.batching import Batcher, BatcherStats
+from workmesh.common.v1 import job_pb2
 from workmesh.ledger.v1.block_pb2 import Position
 from workmesh.ledger.v1.ledger_read_service_pb2 import LiveJob
 
 LIVE_JOBS_A_MESSAGE: Final = 512
 
+LIVE_STATES: Final = frozenset(
+    {
+        job_pb2.JOB_STATE_SCHEDULED,
+        job_pb2.JOB_STATE_QUEUED,
+        job_pb2.JOB_STATE_RUNNING,
+        job_pb2.JOB_STATE_WAITING,
+        job_pb2.JOB_STATE_PAUSED,
+    }
+)
+
 _FETCH_SECONDS: Final = 5.0
 _SCAN_SECONDS: Final = 60.0
+_MAX_SCANS: Final = 2
 # Bodies that one batch may hold in memory.
 _MAX_BATCH_BYTES: Final = 64 << 20
 
@@ -81,6 +93,8 @@ class JobReads:
         self._clock_allowance_micros = clock_allowance_micros
         self._sql = statements.load("reads")
         self._heads_sql = statements.load("feed")["heads"]
+        # However many streams there are, connections are left for look-ups.
+        self._scans = asyncio.Semaphore(_MAX_SCANS)
         self._batcher: Batcher[JobAsk, FoundJob | None] = Batcher(
             self._fetch, name="ledger_get_jobs", max_items=256, flights=2
         )
@@ -97,9 +111,10 @@ class JobReads:
             below,
             wanted.agent,
             wanted.states,
-            orjson.dumps(dict(wanted.labels)).decode(),
+            orjson.dumps(dict(wanted.labels)).decode() if wanted.labels else None,
             wanted.lane,
             limit,
+            bool(wanted.states) and all(state in LIVE_STATES for state in wanted.states),
             *of_client,
         )
 
@@ -117,7 +132,7 @@ class JobReads:
 
     async def live(self, wanted: LiveFilter) -> AsyncGenerator[tuple[list[Position], list[LiveJob]], None]:
         """Yield the chain heads alone, then the live jobs as they are at those heads, up to 512 at a time."""
-        async with self._pool.snapshot(_SCAN_SECONDS) as snapshot:
+        async with self._scans, self._pool.snapshot(_SCAN_SECONDS) as snapshot:
             yield [position(row) for row in await snapshot.fetch(self._heads_sql)], []
             pages = snapshot.pages(
                 self._sql["live_jobs"],

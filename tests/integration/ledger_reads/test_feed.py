@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -414,9 +414,11 @@ async def test_followers_are_sent_away_when_the_process_drains(ledger: Ledger) -
         await feed.close()
         error = await refused(_end(stream))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        error = await refused(_end(served.feed.TailBlocks(pb.TailBlocksRequest())))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
 
 
-async def _end(stream: AsyncIterator[pb.TailBlocksResponse]) -> None:
+async def _end(stream: AsyncIterable[pb.TailBlocksResponse]) -> None:
     async for _ in stream:
         pass
 

@@ -347,6 +347,22 @@ async def test_live_jobs_are_filtered_by_pool_time_and_number(
     assert await found(limit=1) == [heavy]
 
 
+async def test_slow_readers_of_live_jobs_leave_connections_for_look_ups(
+    ledger: Ledger, served: Served
+) -> None:
+    job_ids = [job_id for _ in range(6) for job_id in await ledger.create(200)]
+    streams = [served.reads.StreamLiveJobs(pb.StreamLiveJobsRequest(), timeout=30) for _ in range(6)]
+    iterators = [aiter(stream) for stream in streams]
+    for iterator in iterators[:2]:
+        await anext(iterator)
+    request = pb.GetJobsRequest(job_ids=job_ids[:10])
+    assert len((await served.reads.GetJobs(request, timeout=10)).jobs) == 10
+    for stream in streams[:2]:
+        stream.cancel()
+    for iterator in iterators[2:]:
+        assert sum([len(message.jobs) async for message in iterator]) == len(job_ids)
+
+
 async def test_abandoned_streams_of_live_jobs_give_their_connections_back(
     ledger: Ledger, served: Served
 ) -> None:

@@ -48,7 +48,8 @@ select
 from found, clock
 
 -- list_jobs --
--- A page of all clients' jobs, newest first: those below the id $1 that match the filters; null or empty: any.
+-- A page of all clients' jobs, newest first: those below the id $1 that match the filters; null or empty: any. $7
+-- says that only live ones do. What is not asked for folds away, so that an index serves the order.
 with clock as materialized (select (extract(epoch from statement_timestamp()) * 1000000)::bigint as micros)
 select
     job_id::text, client_id, agent, version, pool, lane,
@@ -57,19 +58,21 @@ select
     update_time_micros, retry_policy, labels, parent_job_id::text, traceparent, error, cancel_requested, instance,
     lease_expire_micros
 from jobs, clock
-where ($1::uuid is null or job_id < $1)
+where ($1::uuid is null or jobs.job_id < $1)
     and ($2 = '' or agent = $2)
+    and (not $7::boolean or live)
     and (
         cardinality($3::smallint[]) = 0
-        or case when state = 1 and run_time_micros <= clock.micros then 2 else state end = any ($3)
+        or state = any ($3) and not (state = 1 and run_time_micros <= clock.micros)
+        or state = 1 and run_time_micros <= clock.micros and 2 = any ($3)
     )
-    and labels @> $4
+    and ($4::jsonb is null or labels @> $4)
     and ($5::smallint = 0 or lane = $5)
-order by job_id desc
+order by jobs.job_id desc
 limit $6
 
 -- list_client_jobs --
--- A page of one client's jobs ($7), otherwise as list_jobs: a statement of its own, so that its index serves it.
+-- A page of one client's jobs ($8), otherwise as list_jobs: a statement of its own, so that its index serves it.
 with clock as materialized (select (extract(epoch from statement_timestamp()) * 1000000)::bigint as micros)
 select
     job_id::text, client_id, agent, version, pool, lane,
@@ -78,16 +81,18 @@ select
     update_time_micros, retry_policy, labels, parent_job_id::text, traceparent, error, cancel_requested, instance,
     lease_expire_micros
 from jobs, clock
-where client_id = $7
-    and ($1::uuid is null or job_id < $1)
+where client_id = $8
+    and ($1::uuid is null or jobs.job_id < $1)
     and ($2 = '' or agent = $2)
+    and (not $7::boolean or live)
     and (
         cardinality($3::smallint[]) = 0
-        or case when state = 1 and run_time_micros <= clock.micros then 2 else state end = any ($3)
+        or state = any ($3) and not (state = 1 and run_time_micros <= clock.micros)
+        or state = 1 and run_time_micros <= clock.micros and 2 = any ($3)
     )
-    and labels @> $4
+    and ($4::jsonb is null or labels @> $4)
     and ($5::smallint = 0 or lane = $5)
-order by job_id desc
+order by jobs.job_id desc
 limit $6
 
 -- get_journal --
