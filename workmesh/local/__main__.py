@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 
 from workmesh import keys
+from workmesh.local.accounts import postgres_account
 from workmesh.local.display import console, process_table
 from workmesh.local.errors import AlreadyRunningError, StackError
 from workmesh.local.home import (
@@ -21,10 +23,11 @@ from workmesh.local.home import (
     home_directory,
     open_profile,
 )
-from workmesh.local.options import StackOptions
+from workmesh.local.options import HANDLERS, StackOptions, words
 from workmesh.local.record import is_alive, read_record
 from workmesh.local.settle import clear_predecessor
 from workmesh.local.stack import Stack
+from workmesh.local.stores import postgres
 
 EDGE_PORT = 7700
 DOWN_SECONDS = 90.0
@@ -49,13 +52,13 @@ def up(
     options = StackOptions(
         agents=agents,
         slots=slots,
-        handlers=_words(handlers),
+        handlers=words(handlers or os.environ.get(HANDLERS, "")),
         integrations=integrations,
         wipe=wipe,
         edge_port=port,
         access_log=access_log,
     )
-    _report_errors(lambda: asyncio.run(_run(Stack(profile, options=options, only=_words(only) or None))))
+    _report_errors(lambda: asyncio.run(_run(Stack(profile, options=options, only=words(only) or None))))
 
 
 @app.command()
@@ -79,6 +82,12 @@ def down(profile: ProfileName = "up") -> None:
 
 
 @app.command()
+def wipe(profile: ProfileName = "up") -> None:
+    """Delete a profile's data, keys and logs; it must not run."""
+    _report_errors(lambda: _wipe(open_profile(profile, home_directory())))
+
+
+@app.command()
 def token(
     client: Annotated[str, typer.Argument(help="Name of the client.")],
     profile: ProfileName = "up",
@@ -88,7 +97,7 @@ def token(
     """Print a token for a client: `authorization: Bearer <token>` passes the edge."""
     folder = open_profile(profile, home_directory())
     _report_errors(
-        lambda: typer.echo(keys.issue_client_token(folder.keys, client, _words(roles), hours * 3600)),
+        lambda: typer.echo(keys.issue_client_token(folder.keys, client, words(roles), hours * 3600)),
         keys.KeyFileError,
         ValueError,
     )
@@ -126,6 +135,8 @@ def _announce(stack: Stack, seconds: float) -> None:
         console().print(process_table(record, stack.profile))
     name = stack.profile.name
     typer.echo(f"up in {seconds:.1f} s; a token: python -m workmesh.local token acme --profile {name}")
+    if not stack.options.handlers:
+        typer.echo("no agents: name the modules of their handlers with --handlers")
     typer.echo("Ctrl-C stops it")
 
 
@@ -139,26 +150,32 @@ def _down(profile: Profile) -> None:
         _await_release(profile)
         typer.echo(f"profile {profile.name} is down")
         return
-    lock = ProfileLock(profile)
-    lock.acquire()
-    ended = clear_predecessor(profile)
-    lock.release()
+    with ProfileLock(profile):
+        ended = clear_predecessor(profile)
     typer.echo(f"cleared what a killed runner left: {', '.join(ended) or 'no process'}")
+
+
+def _wipe(profile: Profile) -> None:
+    if not profile.path.exists():
+        typer.echo(f"there is no profile {profile.name} ({profile.path})")
+        return
+    with ProfileLock(profile):
+        clear_predecessor(profile)
+        postgres.remove_data(postgres.data_directory(profile, postgres_account()))
+        shutil.rmtree(profile.path)
+    typer.echo(f"deleted {profile.path}")
 
 
 def _await_release(profile: Profile) -> None:
     until = time.monotonic() + DOWN_SECONDS
-    lock = ProfileLock(profile)
     while True:
         try:
-            lock.acquire()
+            with ProfileLock(profile):
+                return
         except AlreadyRunningError:
             if time.monotonic() > until:
                 raise StackError(f"profile {profile.name} does not stop; see {profile.logs}") from None
             time.sleep(0.05)
-        else:
-            lock.release()
-            return
 
 
 def _report_errors(action: Callable[[], None], *expected: type[Exception]) -> None:
@@ -167,10 +184,6 @@ def _report_errors(action: Callable[[], None], *expected: type[Exception]) -> No
     except (StackError, *expected) as error:  # type: ignore[misc]  # a tuple of exception types
         typer.echo(f"workmesh: {error}", err=True)
         raise typer.Exit(1) from None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
 
 
 if __name__ == "__main__":

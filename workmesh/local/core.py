@@ -115,6 +115,7 @@ class StackCore:
         lock.acquire()
         self._undo.callback(lock.release)
         await asyncio.to_thread(clear_predecessor, self.profile)
+        self._undo.callback(self._ports.close)
         names = [service.name for service in self.services]
         self.site = await asyncio.to_thread(settle, self.profile, self.options, names, self._ports)
         self._undo.callback(self._clean_up)
@@ -140,7 +141,7 @@ class StackCore:
 
     def _count(self, service: Service) -> int:
         if service.name == "agent":
-            return self.options.agents
+            return self.options.agents if self.options.handlers else 0
         return self.options.replicas.get(service.name, 1) if service.grpc else 1
 
     def _new_replica(self, service: str, number: int) -> Replica:

@@ -14,13 +14,15 @@ from workmesh.local.stores import postgres
 
 def describe(site: Site, instances: Iterable[Instance]) -> Record:
     """The record of a stack that this process runs."""
+    running = tuple(instances)
+    behind_edge = any(instance.plan.service == "envoy" for instance in running)
     return Record(
         profile=site.profile.name,
         runner=describe_runner(),
-        edge=f"{edge.HOST}:{site.edge_port}",
+        edge=f"{edge.HOST}:{site.edge_port}" if behind_edge else "",
         run_directory=str(site.run),
         urls=urls(site),
-        processes=tuple(_describe_process(instance) for instance in instances),
+        processes=tuple(_describe_process(instance) for instance in running),
     )
 
 

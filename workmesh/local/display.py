@@ -18,7 +18,7 @@ def console() -> Console:
 def process_table(record: Record, profile: Profile) -> Table:
     """What runs where."""
     table = Table(
-        title=f"workmesh {record.profile}: edge {record.edge}, logs {profile.logs}/<process>.log",
+        title=f"workmesh {record.profile}: edge {record.edge or '-'}, logs {profile.logs}/<process>.log",
         title_justify="left",
     )
     table.add_column("process", no_wrap=True)

@@ -73,10 +73,14 @@ async def probe(site: Site) -> str | None:
     """Why Envoy does not serve yet; None when it does."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            status = await _ask_admin(site.envoy_admin, "/ready")
-    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            ready = await _ask_admin(site.envoy_admin, "/ready")
+            # It is "ready" without its listener too, where the port was taken.
+            listeners = await _ask_admin(site.envoy_admin, "/listeners")
+    except (OSError, TimeoutError) as error:
         return f"{type(error).__name__}: {error}"
-    return None if status.endswith("200 OK") else status
+    if "LIVE" not in ready:
+        return ready.partition("\r\n")[0]
+    return None if f":{site.edge_port}" in listeners else f"does not listen on port {site.edge_port}"
 
 
 def render(kind: str, values: Mapping[str, str]) -> dict[str, Any]:
@@ -127,11 +131,11 @@ def _put(site: Site, kind: str, document: Mapping[str, Any]) -> None:
 
 
 async def _ask_admin(socket: Path, path: str) -> str:
-    """The status line of a request to the administration interface."""
+    """The answer of the administration interface, headers included."""
     reader, writer = await asyncio.open_unix_connection(str(socket))
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
-        return (await reader.readuntil(b"\r\n")).decode().strip()
+        return (await reader.read()).decode()
     finally:
         writer.close()
         with contextlib.suppress(OSError):

@@ -102,13 +102,37 @@ def open_profile(name: str | None, home: Path) -> Profile:
     return Profile(name, home / name)
 
 
+class FileLock:
+    """An flock, which ends with its process however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def try_acquire(self) -> bool:
+        """Take the lock; False where another has it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; harmless when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 class ProfileLock:
-    """One runner a profile: an flock that ends with its process, however that ends."""
+    """One runner a profile; as a context manager too."""
 
     def __init__(self, profile: Profile) -> None:
-        self._path = profile.path / "lock"
-        self._name = profile.name
-        self._descriptor: int | None = None
+        self._lock = FileLock(profile.path / "lock")
+        self._profile = profile
 
     def acquire(self) -> None:
         """Take the lock.
@@ -116,21 +140,19 @@ class ProfileLock:
         Raises:
             AlreadyRunningError: a live runner has it.
         """
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise AlreadyRunningError(
-                f"profile {self._name} is already running ({self._path.parent})"
-            ) from None
-        self._descriptor = descriptor
+        if not self._lock.try_acquire():
+            name, path = self._profile.name, self._profile.path
+            raise AlreadyRunningError(f"profile {name} is already running ({path})")
 
     def release(self) -> None:
         """Give the lock back; harmless when it is not held."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *failure: object) -> None:
+        self.release()
 
 
 def choose_run_directory(profile: Profile, account: Account | None) -> Path:

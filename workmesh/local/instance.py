@@ -114,7 +114,7 @@ class Instance:
 
     def start(self) -> None:
         """Begin keeping a process alive."""
-        if self._keeper is None:
+        if self._keeper is None or self._keeper.done():
             self._enter(State.STARTING)
             self._keeper = asyncio.create_task(self._run(), name=f"keep {self.name}")
 
@@ -146,9 +146,7 @@ class Instance:
         if keeper is None:
             return
         self._enter(State.STOPPING)
-        keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeper
+        await cancelled(keeper)
         if self._life is not None:
             await self._end(self._life.process)
         self._life = None
@@ -222,10 +220,9 @@ class Instance:
         try:
             code = await life.process.wait()
         finally:
-            prober.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await prober
+            await cancelled(prober)
         self._kill_group(life.process.pid)  # what it started must not outlive it
+        self._life = None
         self._events.add(Happening.EXITED, self.name, life.process.pid, describe_exit(code))
 
     async def _await_ready(self, life: Life) -> None:
@@ -274,6 +271,15 @@ class Instance:
     def _kill_group(pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task of one's own and wait for its end; its error, if it had one, is raised."""
+    task.cancel()
+    # Not `await task`: that could not tell the task's cancellation from the caller's.
+    await asyncio.wait((task,))
+    if not task.cancelled() and (error := task.exception()):
+        raise error
 
 
 def describe_exit(code: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 POSTGRES_URL = "WORKMESH_LOCAL_POSTGRES_URL"
 NATS_URL = "WORKMESH_LOCAL_NATS_URL"
 VALKEY_URL = "WORKMESH_LOCAL_VALKEY_URL"
+HANDLERS = "WORKMESH_HANDLERS"
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class StackOptions:
     """Instances of other services of ours, by name; one where absent."""
     lease_seconds: float = 10.0
     ack_wait_seconds: float = 30.0
-    handlers: tuple[str, ...] = ()
-    """Modules the agents import their handlers from."""
+    handlers: tuple[str, ...] = field(default_factory=lambda: words(os.environ.get(HANDLERS, "")))
+    """Modules the agents import their handlers from; without any no agent is started."""
     integrations: Path | None = None
     """YAML file of toolhub's integrations."""
     environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -49,3 +50,8 @@ def external_urls(environ: Mapping[str, str]) -> dict[str, str]:
     """The external servers that the environment names, by service name."""
     names = {"postgres": POSTGRES_URL, "nats": NATS_URL, "valkey": VALKEY_URL}
     return {name: environ[variable] for name, variable in names.items() if environ.get(variable)}
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a comma list."""
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)

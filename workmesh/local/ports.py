@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
+from pathlib import Path
+
+from workmesh.local.home import FileLock
 
 # Below every system's ephemeral range (Linux 32768, macOS 49152), so that no outgoing connection
 # takes a port between its choice and the moment its service, or that service's restart, binds it.
@@ -27,21 +29,32 @@ class PortPicker:
     """Hands out each free port at most once."""
 
     def __init__(self, source: random.Random | None = None) -> None:
-        self._candidates = self._shuffle(source or random.SystemRandom())
+        # Ports are no secret: an ordinary generator will do.
+        drawn = (source or random.Random()).sample(range(FIRST, LAST), LAST - FIRST)
+        self._candidates = iter(drawn)
+        self._reservation: FileLock | None = None
 
-    def pick(self, preferred: int | None = None) -> int:
-        """A free port: the preferred one if it is free.
+    def pick(self) -> int:
+        """A free port.
 
         Raises:
             OSError: no port of the range is free.
         """
-        if preferred is not None and is_free(preferred):
-            return preferred
         for port in self._candidates:
-            if port != preferred and is_free(port):
+            if is_free(port):
                 return port
         raise OSError(f"no free loopback port between {FIRST} and {LAST}")
 
-    @staticmethod
-    def _shuffle(source: random.Random) -> Iterator[int]:
-        return iter(source.sample(range(FIRST, LAST), LAST - FIRST))
+    def prefer(self, port: int | None, reservations: Path) -> int:
+        """The port if it is free and no other stack of this user is about to take it, else another one."""
+        if port is not None and is_free(port):
+            reservation = FileLock(reservations / f"port-{port}.lock")
+            if reservation.try_acquire():
+                self._reservation = reservation
+                return port
+        return self.pick()
+
+    def close(self) -> None:
+        """Give up the reservation."""
+        if self._reservation is not None:
+            self._reservation.release()

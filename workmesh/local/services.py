@@ -57,8 +57,6 @@ class Service:
     death_signal: int = signal.SIGKILL
     grpc: bool = False
     """Serves gRPC on a port of its own; may have several instances."""
-    external: bool = False
-    """May be replaced by a server elsewhere, by URL."""
 
     @property
     def binary(self) -> str | None:
@@ -90,7 +88,6 @@ TABLE = (
         prepare=postgres.prepare,
         stop_signal=signal.SIGINT,  # "fast": ends sessions, keeps everything committed
         death_signal=signal.SIGQUIT,  # "immediate": takes its children along, recovers at the next start
-        external=True,
     ),
     Service(
         "nats",
@@ -100,7 +97,6 @@ TABLE = (
         command=lambda site, replica: nats.command(site),
         environment=plain_environment,
         prepare=nats.prepare,
-        external=True,
     ),
     Service(
         "valkey",
@@ -110,7 +106,6 @@ TABLE = (
         command=lambda site, replica: valkey.command(site),
         environment=plain_environment,
         prepare=valkey.prepare,
-        external=True,
     ),
     ours("ledger", needs=("postgres", "valkey"), stop_rank=1),
     ours("toolhub", needs=("ledger", "valkey"), stop_rank=2),

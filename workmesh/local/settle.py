@@ -43,6 +43,7 @@ def settle(profile: Profile, options: StackOptions, services: Iterable[str], por
         postgres.remove_data(data)
         profile.wipe()
     profile.make()
+    cache = cache_directory()
     keys.make_keys(profile.keys)
     return Site(
         profile=profile,
@@ -50,9 +51,9 @@ def settle(profile: Profile, options: StackOptions, services: Iterable[str], por
         binaries=binaries,
         passwords=load_passwords(profile.keys, (*nats.USERS, *valkey.USERS)),
         run=choose_run_directory(profile, account),
-        cache=cache_directory(),
+        cache=cache,
         account=account,
-        edge_port=ports.pick(options.edge_port),
+        edge_port=ports.prefer(options.edge_port, cache),
         nats_port=ports.pick(),
         postgres_data=data,
     )

@@ -93,13 +93,13 @@ class Supervisor:
             await asyncio.gather(*(instance.stop() for instance in together))
 
     async def _start_service(self, service: Service, ready: dict[str, asyncio.Event]) -> None:
-        if not (service.external and self._site.external(service.name)):
+        if service.name not in self._site.options.external:
             await service.prepare(self._site)
         for need in service.needs:
             if need in ready:
                 await ready[need].wait()
         replicas = self._roster.of(service.name)
-        if replicas:
+        if service.name not in self._site.options.external:
             await asyncio.gather(*(self.start_replica(replica) for replica in replicas))
         else:
             await self._await_external(service)
