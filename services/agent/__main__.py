@@ -39,7 +39,7 @@ async def main(config: AgentConfig) -> None:
     registry = load_handlers(config.handlers)
     spans = telemetry.configure(SERVICE, config.instance, config.otlp_endpoint)
     stop_metrics = metrics.serve_metrics(config.metrics_port, config.host)
-    process = AgentProcess(config, registry, SystemClock(), end_process)
+    process = AgentProcess(config, registry, SystemClock(), spans, end_process)
     grace = config.grace_seconds + _REPORT_SECONDS
     server = PortServer(ServerSettings(SERVICE, config.host, config.port, grace))
     service = AgentService(process.instance, end_process)

@@ -96,7 +96,7 @@ class Execution:
         try:
             failure = await self._run_attempt()
         except AttemptLost as lost:
-            self._log_lost(str(lost))
+            self._give_up(str(lost))
             return False
         except asyncio.CancelledError:
             if self._stop is None:
@@ -136,7 +136,7 @@ class Execution:
 
     async def _end_stopped(self, stop: Stop) -> bool:
         if stop is Stop.LOST:
-            self._log_lost("the lease ended while the handler ran")
+            self._give_up("the lease ended while the handler ran")
             return False
         self._reporting = True
         if self.task is not None:
@@ -147,10 +147,10 @@ class Execution:
         self._reporting = True
         try:
             if not await self._runtime.report(failure):
-                self._log_lost("the ledger was not reached")
+                self._give_up("the ledger was not reached")
                 return False
         except AttemptLost as lost:
-            self._log_lost(str(lost))
+            self._give_up(str(lost))
             return False
         except MeshError as error:
             _logger.error(
@@ -162,7 +162,8 @@ class Execution:
         self.outcome = _OUTCOMES[failure.verdict]
         return True
 
-    def _log_lost(self, why: str) -> None:
+    def _give_up(self, why: str) -> None:
+        self._runtime.end_calls()
         _logger.info("the attempt was given up: %s", why, extra=self._fields("attempt_lost"))
 
     def _fields(self, action: str) -> dict[str, object]:

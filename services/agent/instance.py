@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
 from services.agent.execution import Execution
 from services.agent.lease import Lease
 from services.agent.ledger import Begun, Ledger
-from services.agent.metrics import ATTEMPT_SECONDS, ATTEMPTS, REFUSALS, REPLAYED, RUNNING, SLOTS
+from services.agent.metrics import REFUSALS, REPLAYED, RUNNING, SLOTS, Meter
 from services.agent.runtime import MeshRuntime
 from services.agent.scheduler import SchedulerLink
 from services.agent.stops import Stop
@@ -60,6 +61,7 @@ class Instance:
         tools: ToolStream,
         link: SchedulerLink,
         clock: Clock,
+        spans: telemetry.Telemetry,
         asked_to_drain: Callable[[], None],
     ) -> None:
         self.identity = identity
@@ -73,6 +75,7 @@ class Instance:
         self._tools = tools
         self._link = link
         self._clock = clock
+        self._spans = spans
         self._asked_to_drain = asked_to_drain
         # Offers on their way through BeginAttempts, and whether cancellation was asked for meanwhile.
         self._beginning: dict[str, tuple[Offer, bool]] = {}
@@ -80,7 +83,9 @@ class Instance:
         self._stuck: set[Execution] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._meters: dict[str, Meter] = {}
         SLOTS.set(identity.slots)
+        RUNNING.set_function(lambda: len(self._executions))
 
     @property
     def executions(self) -> Collection[Execution]:
@@ -91,6 +96,7 @@ class Instance:
         """Set what is known once the ledger has answered: versions, and host:port of the AgentService."""
         self.handlers = handlers
         self.address = address
+        self._meters = {agent: Meter(agent) for agent, _ in handlers}
 
     def hello(self) -> Hello:
         """Introduce the instance, with the leases it holds."""
@@ -267,7 +273,8 @@ class Instance:
     async def _run(self, execution: Execution) -> None:
         reported = False
         try:
-            with telemetry.trace(execution.lease.offer.traceparent):
+            with self._trace(execution.lease) as own_span:
+                execution.lease.traceparent = own_span or execution.lease.traceparent
                 reported = await execution.run()
         except Exception:
             _logger.exception(
@@ -277,10 +284,18 @@ class Instance:
         finally:
             self._ended(execution, reported)
 
+    def _trace(self, lease: Lease) -> AbstractContextManager[str | None]:
+        """Let log lines carry the job's trace; yields the traceparent of a span where one is recorded."""
+        if not self._spans.enabled:
+            return telemetry.trace(lease.traceparent)
+        offer = lease.offer
+        return self._spans.span(
+            f"attempt {offer.agent}", lease.traceparent, {"job_id": offer.job_id, "epoch": lease.ref.epoch}
+        )
+
     def _ended(self, execution: Execution, reported: bool) -> None:
-        agent = execution.job.agent
-        ATTEMPTS.labels(agent, execution.outcome).inc()
-        ATTEMPT_SECONDS.labels(agent).observe(self._clock.monotonic() - execution.started_at)
+        meter = self._meters[execution.lease.offer.agent]
+        meter.ended(execution.outcome, self._clock.monotonic() - execution.started_at)
         if execution.outcome == "committed":
             self.committed_count += 1
         else:
@@ -304,7 +319,6 @@ class Instance:
         self._link.ended(Done(lease_id=lease_id, outcome=outcome), freed)
 
     def _settle(self) -> None:
-        RUNNING.set(len(self._executions))
         if not self._executions:
             self.busy.clear()
             if not self._beginning:

@@ -15,12 +15,14 @@ class Lease:
     The ledger counts from a later moment, so this side always ends first.
     """
 
-    __slots__ = ("_clock", "ends_at", "offer", "ref", "renew_at", "seconds", "token")
+    __slots__ = ("_clock", "ends_at", "offer", "ref", "renew_at", "seconds", "token", "traceparent")
 
     def __init__(
         self, offer: Offer, epoch: int, token: JobToken, sent_at: float, seconds: float, clock: Clock
     ) -> None:
         self.offer = offer
+        self.traceparent = offer.traceparent
+        """What tool calls are traced under."""
         self.ref = AttemptRef(job_id=offer.job_id, epoch=epoch)
         self.seconds = seconds
         self._clock = clock

@@ -17,7 +17,7 @@ from workmesh.common.v1.token_pb2 import JobToken
 from workmesh.errors import MeshError, from_rpc_error
 from workmesh.ledger.v1 import ledger_write_service_pb2 as pb
 from workmesh.ledger.v1.event_pb2 import Actor
-from workmesh.ledger.v1.job_pb2 import StateDocument
+from workmesh.ledger.v1.job_pb2 import JournalStep, StateDocument, StateWrite
 from workmesh.ledger.v1.ledger_read_service_pb2 import GetStatesRequest, StateRef
 from workmesh.ledger.v1.ledger_read_service_pb2_grpc import LedgerReadServiceStub
 from workmesh.ledger.v1.ledger_write_service_pb2_grpc import LedgerWriteServiceStub
@@ -32,6 +32,7 @@ MAX_MESSAGE_BYTES: Final = 64 << 20
 
 _MOST_ITEMS: Final = 256
 _MOST_DOCUMENTS: Final = 32
+_OVERHEAD: Final = 256
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,6 +45,20 @@ class Begun(NamedTuple):
     token: JobToken
     sent_at: float
     lease_seconds: float
+
+
+class Commit(NamedTuple):
+    """An attempt that ended well. Its message is made in place: a copy of output and steps less."""
+
+    ref: pb.AttemptRef
+    output: bytes
+    steps: Sequence[JournalStep]
+    writes: Sequence[StateWrite]
+
+    def size(self) -> int:
+        """Return about how many bytes it takes."""
+        bodies = sum(len(step.result) + _OVERHEAD for step in self.steps)
+        return len(self.output) + _OVERHEAD + bodies + sum(map(StateWrite.ByteSize, self.writes))
 
 
 class Renewed(NamedTuple):
@@ -71,8 +86,8 @@ class Ledger:
         self.record: Batcher[pb.RecordSteps, pb.ItemResult] = Batcher(
             self._record, name="record", size_of=pb.RecordSteps.ByteSize
         )
-        self.commit: Batcher[pb.CommitAttempt, pb.CommitAttemptResult] = Batcher(
-            self._commit, name="commit", size_of=pb.CommitAttempt.ByteSize
+        self.commit: Batcher[Commit, pb.CommitAttemptResult] = Batcher(
+            self._commit, name="commit", size_of=Commit.size
         )
         self.fail: Batcher[pb.FailAttempt, pb.FailAttemptResult] = Batcher(
             self._fail, name="fail", size_of=pb.FailAttempt.ByteSize
@@ -132,8 +147,11 @@ class Ledger:
         request = pb.RecordStepsRequest(attempts=attempts, instance=self._instance)
         return (await _call(self._write.RecordSteps(request, timeout=self._timeout))).results
 
-    async def _commit(self, attempts: list[pb.CommitAttempt]) -> Sequence[pb.CommitAttemptResult]:
-        request = pb.CommitAttemptsRequest(attempts=attempts, instance=self._instance)
+    async def _commit(self, commits: list[Commit]) -> Sequence[pb.CommitAttemptResult]:
+        request = pb.CommitAttemptsRequest(instance=self._instance)
+        add = request.attempts.add
+        for ref, output, steps, writes in commits:
+            add(attempt=ref, output=output, steps=steps, state_writes=writes)
         return (await _call(self._write.CommitAttempts(request, timeout=self._timeout))).results
 
     async def _fail(self, attempts: list[pb.FailAttempt]) -> Sequence[pb.FailAttemptResult]:

@@ -23,3 +23,20 @@ REPLAYED: Final = metrics.counter(
 STREAMS_LOST: Final = metrics.counter(
     "workmesh_agent_lost_streams_total", "Streams to other services that ended.", ("peer",)
 )
+
+
+class Meter:
+    """Counts the attempts of one agent; its series are looked up once."""
+
+    def __init__(self, agent: str) -> None:
+        self._agent = agent
+        self._seconds = ATTEMPT_SECONDS.labels(agent)
+        self._outcomes: dict[str, metrics.Counter] = {}
+
+    def ended(self, outcome: str, seconds: float) -> None:
+        """Count an attempt that ended."""
+        counter = self._outcomes.get(outcome)
+        if counter is None:
+            counter = self._outcomes[outcome] = ATTEMPTS.labels(self._agent, outcome)
+        counter.inc()
+        self._seconds.observe(seconds)

@@ -16,6 +16,7 @@ from workmesh.clock import Clock
 from workmesh.rpc.client import open_channel
 from workmesh.scheduler.v1.lease_service_pb2_grpc import LeaseServiceStub
 from workmesh.sdk.registry import Registry
+from workmesh.telemetry import Telemetry
 from workmesh.toolhub.v1.tool_service_pb2_grpc import ToolServiceStub
 
 
@@ -23,7 +24,12 @@ class AgentProcess:
     """An instance with its streams and batches. `asked_to_drain` is called when the process should end."""
 
     def __init__(
-        self, config: AgentConfig, registry: Registry, clock: Clock, asked_to_drain: Callable[[], None]
+        self,
+        config: AgentConfig,
+        registry: Registry,
+        clock: Clock,
+        spans: Telemetry,
+        asked_to_drain: Callable[[], None],
     ) -> None:
         self._config = config
         self._registry = registry
@@ -42,7 +48,7 @@ class AgentProcess:
         self._link = SchedulerLink(LeaseServiceStub(self._channels[1]), clock, config.heartbeat_seconds)
         self._tools = ToolStream(ToolServiceStub(self._channels[2]), clock, config.toolhub_patience_seconds)
         identity = Identity(config.instance, config.pools, config.slots)
-        self.instance = Instance(identity, self.ledger, self._tools, self._link, clock, asked_to_drain)
+        self.instance = Instance(identity, self.ledger, self._tools, self._link, clock, spans, asked_to_drain)
         self._keeper = LeaseKeeper(self.instance, self.ledger, config.lease_seconds, clock)
         self._tasks: list[asyncio.Task[None]] = []
 

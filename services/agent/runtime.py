@@ -11,14 +11,14 @@ from google.rpc.status_pb2 import Status
 
 from services.agent.backoff import pause
 from services.agent.lease import Lease
-from services.agent.ledger import Ledger
-from services.agent.tools import ToolStream
+from services.agent.ledger import Commit, Ledger
+from services.agent.tools import PendingCall, ToolStream
 from workmesh.batching import Batcher
 from workmesh.clock import Clock
 from workmesh.errors import MeshError, from_status, to_status
 from workmesh.ledger.v1.job_pb2 import JournalStep, StateDocument, StateWrite
 from workmesh.ledger.v1.ledger_read_service_pb2 import StateRef
-from workmesh.ledger.v1.ledger_write_service_pb2 import CommitAttempt, FailAttempt, RecordSteps
+from workmesh.ledger.v1.ledger_write_service_pb2 import FailAttempt, RecordSteps
 from workmesh.sdk.errors import AttemptLost
 from workmesh.sdk.outcome import Failure, is_transient
 
@@ -40,7 +40,7 @@ Result = TypeVar("Result", bound=_Result)
 class MeshRuntime:
     """Implements workmesh.sdk.runtime.Runtime for one attempt."""
 
-    __slots__ = ("_client_id", "_clock", "_deadline_micros", "_lease", "_ledger", "_tools")
+    __slots__ = ("_client_id", "_clock", "_deadline_micros", "_ended", "_lease", "_ledger", "_open", "_tools")
 
     def __init__(
         self,
@@ -57,16 +57,23 @@ class MeshRuntime:
         self._ledger = ledger
         self._tools = tools
         self._clock = clock
+        self._open: set[PendingCall] = set()
+        self._ended = False
 
     async def call_tool(self, step: str, tool: str, arguments: bytes) -> bytes:
         """Make a call, if the lease still holds."""
         self._lease.check()
+        if self._ended:
+            raise AttemptLost("the attempt has ended")
         pending = self._tools.start(self._lease, step, tool, arguments, self._deadline_micros)
+        self._open.add(pending)
         try:
             result = await pending.future
         except asyncio.CancelledError:
             self._tools.cancel(pending)
             raise
+        finally:
+            self._open.discard(pending)
         if result.HasField("error"):
             error = from_status(result.error)
             if error.reason in _LOST:
@@ -101,7 +108,8 @@ class MeshRuntime:
     ) -> Sequence[StateDocument]:
         """Commit, trying for some leases' time; documents that conflict are returned."""
         self._lease.check()
-        item = CommitAttempt(attempt=self._lease.ref, output=output, steps=steps, state_writes=writes)
+        self.end_calls()
+        item = Commit(self._lease.ref, output, steps, writes)
         result = await self._insist(self._ledger.commit, item, self._report_until())
         if result is None:
             raise AttemptLost("the commit was not answered")
@@ -109,9 +117,17 @@ class MeshRuntime:
             return ()
         return result.conflicts or await self._read_written(writes)
 
+    def end_calls(self) -> None:
+        """Cancel what tasks that the handler left behind still call, before the end is reported."""
+        self._ended = True
+        for pending in list(self._open):
+            self._tools.cancel(pending)
+            pending.future.cancel()
+
     async def report(self, failure: Failure) -> bool:
         """Report a failure, trying for some leases' time; False when the ledger was not reached."""
         self._lease.check()
+        self.end_calls()
         item = FailAttempt(
             attempt=self._lease.ref,
             verdict=failure.verdict,

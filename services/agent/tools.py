@@ -179,7 +179,7 @@ class ToolStream:
             tool=pending.tool,
             arguments=pending.arguments,
             deadline_micros=pending.deadline_micros,
-            traceparent=lease.offer.traceparent,
+            traceparent=lease.traceparent,
         )
 
     def _take(self, results: Sequence[ToolResult]) -> None:

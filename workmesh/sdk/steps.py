@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
+import grpc
 import orjson
 
 from workmesh.errors import MeshError, from_status, invalid_argument, to_status
@@ -26,6 +27,14 @@ FUNCTION: Final = StepKind.STEP_KIND_FUNCTION
 STATE_READ: Final = StepKind.STEP_KIND_STATE_READ
 STATE_WRITE: Final = StepKind.STEP_KIND_STATE_WRITE
 VALUE: Final = StepKind.STEP_KIND_VALUE
+
+_CUT_OFF_BY: Final = "cancelled_by"
+_CUT_OFF: Final = MeshError(
+    grpc.StatusCode.CANCELLED,
+    "CANCELLED",
+    "the handler cancelled the step while it ran",
+    metadata={_CUT_OFF_BY: "handler"},
+)
 
 
 class Steps:
@@ -49,20 +58,21 @@ class Steps:
         known = self._journal.replay(key, TOOL, name, arguments_digest)
         if known is not None:
             if known.HasField("error"):
-                error = from_status(known.error)
-                raise ToolError(name, key, error, transient=is_transient(error))
+                await _replay_failure(known)
             return orjson.loads(known.result)
         scope = current_scope.get().prefix
         self._journal.go_on(scope)
-        await self._journal.settle()
         start = _now()
         try:
+            await self._journal.settle()
             result = await self._runtime.call_tool(key, name, arguments)
             if len(result) > MOST_RESULT_BYTES:
                 raise _too_large(len(result))
         except MeshError as error:
-            step = JournalStep(step=key, kind=TOOL, name=name, arguments_digest=arguments_digest)
-            self._refuse(step, scope, error, start)
+            self._refuse(_failed(key, TOOL, name, arguments_digest, error, start), scope, error)
+        except asyncio.CancelledError:
+            self._cut_off(key, TOOL, name, arguments_digest, scope, start)
+            raise
         self._journal.add(
             JournalStep(
                 step=key,
@@ -83,7 +93,10 @@ class Steps:
         arguments_digest = _digest_of(arguments)
         known = self._journal.replay(key, FUNCTION, name, arguments_digest)
         if known is not None:
+            if known.HasField("error"):
+                await _replay_failure(known)
             return orjson.loads(known.result)
+        scope = current_scope.get().prefix
         start = _now()
         # Steps that the function takes have keys below its own: a replay leaves them out with it.
         token = current_scope.set(Scope(f"{key}/", asyncio.current_task()))
@@ -91,6 +104,9 @@ class Steps:
             value = function(*arguments)
             if inspect.isawaitable(value):
                 value = await value
+        except asyncio.CancelledError:
+            self._cut_off(key, FUNCTION, name, arguments_digest, scope, start)
+            raise
         finally:
             current_scope.reset(token)
         result = canonical_json(value, f"the result of step {name!r}", MOST_RESULT_BYTES)
@@ -159,15 +175,24 @@ class Steps:
         )
         return value
 
-    def _refuse(self, step: JournalStep, scope: str, error: MeshError, start: int) -> NoReturn:
+    def _cut_off(
+        self,
+        key: str,
+        kind: StepKind.ValueType,
+        name: str,
+        arguments_digest: bytes,
+        scope: str,
+        start: int,
+    ) -> None:
+        """Note that the program itself cancelled a step; if it goes on, a replay must find the same."""
+        self._journal.set_aside(scope, _failed(key, kind, name, arguments_digest, _CUT_OFF, start))
+
+    def _refuse(self, step: JournalStep, scope: str, error: MeshError) -> NoReturn:
         """Raise a call's failure to the handler, journaled if it is the call's final outcome."""
         if error.reason == "REPLAY_MISMATCH":
             self._journal.fault = AttemptAborted(Failure(DEAD_LETTER, error))
             raise self._journal.fault
         transient = is_transient(error)
-        step.error.CopyFrom(to_status(error))
-        step.start_time_micros = start
-        step.end_time_micros = _now()
         if transient or error.reason == "EFFECT_UNSETTLED":
             self._journal.set_aside(scope, step)
         else:
@@ -196,6 +221,28 @@ class Steps:
         )
         if self._journal.is_heavy:
             await self._journal.settle()
+
+
+async def _replay_failure(step: JournalStep) -> NoReturn:
+    """Fail as a recorded step did: at once, or by waiting for the program to cancel it again."""
+    error = from_status(step.error)
+    if error.metadata.get(_CUT_OFF_BY) == "handler":
+        await asyncio.get_running_loop().create_future()
+    raise ToolError(step.name, step.step, error, transient=is_transient(error))
+
+
+def _failed(
+    key: str, kind: StepKind.ValueType, name: str, arguments_digest: bytes, error: MeshError, start: int
+) -> JournalStep:
+    return JournalStep(
+        step=key,
+        kind=kind,
+        name=name,
+        arguments_digest=arguments_digest,
+        error=to_status(error),
+        start_time_micros=start,
+        end_time_micros=_now(),
+    )
 
 
 def _now() -> int:

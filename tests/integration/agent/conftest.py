@@ -14,6 +14,7 @@ from tests.integration.agent.peers import Site
 from workmesh.clock import SystemClock
 from workmesh.sdk.definition import Definition
 from workmesh.sdk.registry import Registry
+from workmesh.telemetry import Telemetry
 
 Start = Callable[..., Awaitable[AgentProcess]]
 
@@ -46,7 +47,9 @@ async def start(site: Site) -> AsyncIterator[Start]:
                 heartbeat_seconds=0.2,
                 **settings,
             )
-            process = AgentProcess(config, Registry(definitions), SystemClock(), site.drain_asked.set)
+            process = AgentProcess(
+                config, Registry(definitions), SystemClock(), Telemetry(), site.drain_asked.set
+            )
             stack.push_async_callback(process.close)
             await process.start("127.0.0.1:1")
             await site.scheduler.connected()

@@ -285,3 +285,25 @@ async def test_a_handler_that_does_not_end_loses_its_lease_and_its_slot(
     await site.scheduler.until(lambda: site.scheduler.ready == ready + 1)
     assert process.instance.free_slots() == 2
     assert "CommitAttempts" not in site.ledger.calls
+
+
+async def test_calls_of_tasks_that_a_handler_left_behind_end_before_its_commit(
+    site: Site, start: Start
+) -> None:
+    left: list[asyncio.Task[Any]] = []
+
+    async def careless(ctx: Context) -> dict[str, Any]:
+        left.append(asyncio.create_task(ctx.tool("erp.post", {})))
+        await site.toolhub.until(lambda: len(site.toolhub.calls) == 1)
+        return {}
+
+    site.toolhub.tools["erp.post"] = lambda call: None
+    site.ledger.gated.add("CommitAttempts")
+    site.ledger.gate.clear()
+    await start({"careless": careless})
+    lease = site.scheduler.offer(site.ledger.add("careless"))[0]
+    await site.ledger.arrived.wait()
+    assert left[0].cancelled()
+    await site.toolhub.until(lambda: len(site.toolhub.cancelled) == 1)
+    site.ledger.gate.set()
+    assert (await site.scheduler.done_of(lease)).outcome == Done.OUTCOME_REPORTED

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.sdk.memory import World, definition, job, refuse, run
+from tests.unit.sdk.memory import MemoryRuntime, World, definition, job, refuse, run
 from workmesh.errors import failed_precondition, unavailable
 from workmesh.ledger.v1.job_pb2 import JournalStep, StateDocument, StateWrite
 from workmesh.sdk import Context, ToolError
@@ -245,3 +245,61 @@ async def test_a_passing_failure_that_ends_a_gather_is_not_journaled_by_its_sibl
     world.tools["north.quote"] = lambda _: 90
     assert await run(world, handler) is None
     assert set(world.effects) == {"1", "2/2/1"}
+
+
+async def test_a_branch_that_was_cancelled_is_not_run_again_by_a_replay() -> None:
+    """It may have had its effect or not: what counts is that the program went on without it."""
+
+    async def handler(ctx: Context) -> dict[str, Any]:
+        async def slow() -> Any:
+            await ctx.tool("port.reserve")
+            return await ctx.tool("port.pay")
+
+        reason = ""
+        try:
+            await ctx.gather(slow(), ctx.tool("erp.post"))
+        except ToolError as error:
+            reason = error.reason
+        await ctx.tool("erp.note", {"reason": reason})
+        attempts.append(reason)
+        if len(attempts) == 1:
+            raise RuntimeError("once")
+        return {"reason": reason}
+
+    attempts: list[str] = []
+    world = World(tools={"port.reserve": lambda _: 1, "port.pay": lambda _: 2, "erp.note": lambda _: None})
+    world.tools["erp.post"] = refuse(failed_precondition("INTEGRATION_REFUSED", "no"))
+    assert await run(world, handler) is not None
+    requests = list(world.requests)
+    assert await run(world, handler) is None
+    assert world.requests == requests
+    assert attempts == ["INTEGRATION_REFUSED"] * 2
+
+
+async def test_a_call_that_the_handler_timed_out_times_out_again_in_a_replay() -> None:
+    async def handler(ctx: Context) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(0.02):
+                carrier = await ctx.tool("north.quote")
+        except TimeoutError:
+            carrier = "south"
+        await ctx.tool("erp.post", {"carrier": carrier})
+        attempts.append(carrier)
+        if len(attempts) == 1:
+            raise RuntimeError("once")
+        return {}
+
+    class Hanging(MemoryRuntime):
+        async def call_tool(self, step: str, tool: str, arguments: bytes) -> bytes:
+            if tool == "north.quote":
+                await asyncio.Event().wait()
+            return await super().call_tool(step, tool, arguments)
+
+    attempts: list[str] = []
+    world = World(tools={"erp.post": lambda _: None, "north.quote": lambda _: "north"})
+    failure = await Attempt(definition(handler), job(), (), Hanging(world)).run()
+    assert failure is not None
+    world.record(failure.steps)
+    assert await run(world, handler) is None
+    assert attempts == ["south", "south"]
+    assert [tool for _, tool, _ in world.requests] == ["erp.post"]
