@@ -1,65 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import asyncpg
 import grpc
 import pytest
 
-from services.ledger.database import Role
-from tests.integration.ledger_reads.mesh import Ledger, step
+from tests.integration.ledger_reads.mesh import Ledger
 from tests.integration.ledger_reads.served import Served, refused
-from workmesh.common.v1.definition_pb2 import CodeHandler
-from workmesh.export import read_export, write_export
+from tests.integration.ledger_reads.tampering import (
+    DELETE_BLOCK,
+    DELETE_EVENTS,
+    grow,
+    history_of,
+    tamper,
+    worked,
+)
 from workmesh.ledger.v1 import audit_service_pb2 as pb
 from workmesh.ledger.v1.audit_service_pb2 import ChainFault
-from workmesh.ledger.v1.block_pb2 import Block, ExportRecord, Position
 from workmesh.ledger.v1.event_pb2 import Event
 from workmesh.ledger.v1.feed_service_pb2 import GetHeadsRequest
-from workmesh.ledger.v1.job_pb2 import StateWrite
-from workmesh.verify import verify_export
-
-DELETE_BLOCK = "delete from blocks where chain = $1 and height = $2"
-DELETE_EVENTS = "delete from events where chain = $1 and height = $2"
-
-
-@dataclass(frozen=True)
-class History:
-    """What a job of each kind left in the log: where its events stand."""
-
-    job_id: str
-    events: Sequence[tuple[str, int, int, int]]
-
-    def place(self, type: str) -> tuple[int, int, int]:
-        """Chain, height and index of the event of a type."""
-        return next((chain, height, index) for each, chain, height, index in self.events if each == type)
-
-
-async def worked(ledger: Ledger) -> History:
-    """Do some of everything; return the history of one job that did much."""
-    await ledger.apply("booking", code=CodeHandler(handler="booking"))
-    await ledger.run(3)
-    (job_id,) = await ledger.create(input=b'{"number":7}')
-    (epoch,) = await ledger.begin(job_id)
-    await ledger.record(job_id, epoch, step("1"), step("2"))
-    await ledger.effect(job_id, epoch, b'{"order":7}')
-    writes = [StateWrite(collection="shipments", key="a", body=b'{"at":"sea"}')]
-    await ledger.commit(job_id, epoch, b'{"order":"A7"}', [step("3")], writes)
-    await ledger.run(4)
-    return history_of(ledger.blocks.all, job_id)
-
-
-def history_of(blocks: Iterable[Block], job_id: str) -> History:
-    events = [
-        (event.WhichOneof("payload") or "", block.chain, block.height, index)
-        for block in blocks
-        for index, event in enumerate(map(Event.FromString, block.events))
-        if event.job_id == job_id
-    ]
-    return History(job_id, events)
 
 
 async def verify(served: Served, *chains: int) -> pb.VerifyChainsResponse:
@@ -72,17 +32,6 @@ async def verify(served: Served, *chains: int) -> pb.VerifyChainsResponse:
     assert last.finished
     assert counts == sorted(counts)
     return last
-
-
-async def tamper(superuser: asyncpg.Connection, statement: str, *arguments: object) -> None:
-    """Change the tables as nobody but a superuser can: with the triggers off."""
-    async with superuser.transaction():
-        tables = ("events", "blocks", "definitions")
-        for table in tables:
-            await superuser.execute(f"alter table {table} disable trigger all")
-        assert await superuser.execute(statement, *arguments) != "UPDATE 0"
-        for table in tables:
-            await superuser.execute(f"alter table {table} enable always trigger {table}_append_only")
 
 
 def places(verdict: pb.VerifyChainsResponse) -> list[tuple[int, int, int, int]]:
@@ -107,11 +56,6 @@ async def test_a_log_of_many_pages_holds_while_it_grows(ledger: Ledger, served: 
     await writing
     assert [list(verdict.faults) for verdict in verdicts] == [[], [], []]
     assert verdicts[0].event_count >= 4_800
-
-
-async def grow(ledger: Ledger) -> None:
-    for _ in range(20):
-        await ledger.run(2)
 
 
 HEADER_CHANGES = {
@@ -357,78 +301,3 @@ async def test_a_chain_that_nobody_ever_opened_is_missed_and_a_wrong_number_refu
     assert places(await verify(served, 99)) == [(99, 1, -1, ChainFault.KIND_MISSING_BLOCK)]
     error = await refused(served.audit.VerifyChains(pb.VerifyChainsRequest(chains=[1, 0]), timeout=5).read())
     assert (error.code, error.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "chains[1]")
-
-
-async def export(served: Served, *after: Position) -> list[ExportRecord]:
-    records: list[ExportRecord] = []
-    async for response in served.audit.ExportBlocks(pb.ExportBlocksRequest(after=after), timeout=30):
-        assert 0 < response.ByteSize() < 3 << 20
-        records += response.records
-    return records
-
-
-async def test_an_export_holds_and_has_every_block_as_it_was_built(
-    ledger: Ledger, served: Served, tmp_path: Path
-) -> None:
-    await worked(ledger)
-    records = await export(served)
-    assert records[0].header.format == 1
-    assert records[0].header.time_micros > 0
-    blocks = [record.block for record in records[1:-1]]
-    assert blocks == sorted(ledger.blocks.all, key=lambda block: (block.chain, block.height))
-    write_export(tmp_path / "log", records)
-    heads = (await served.feed.GetHeads(GetHeadsRequest(), timeout=5)).heads
-    verdict = verify_export(read_export(tmp_path / "log"), known=heads)
-    assert verdict.holds
-    assert list(verdict.heads) == list(heads)
-    assert verdict.block_count == len(ledger.blocks.all)
-
-
-async def test_an_export_after_a_position_goes_on_from_there_and_holds(
-    ledger: Ledger, served: Served
-) -> None:
-    await worked(ledger)
-    heads = (await served.feed.GetHeads(GetHeadsRequest(), timeout=5)).heads
-    seen = len(ledger.blocks.all)
-    await worked(ledger)
-    records = await export(served, *heads)
-    assert len(records) - 2 == len(ledger.blocks.all) - seen
-    assert list(getattr(records[0].header, "from")) == list(heads)
-    assert verify_export(records).holds
-    error = await refused(export(served, Position(chain=1, height=1, hash=bytes(32))))
-    assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "FEED_DIVERGED")
-    error = await refused(export(served, Position(chain=1, height=1)))
-    assert error.violations[0].field == "after[0].hash"
-
-
-async def test_an_export_of_many_parts_is_of_one_moment(ledger: Ledger, served: Served) -> None:
-    labels = {f"label-{number}": "x" * 250 for number in range(30)}
-    for _ in range(4):
-        await ledger.create(200, labels=labels)
-    writing = asyncio.create_task(grow(ledger))
-    exports = [await export(served) for _ in range(2)]
-    await writing
-    for records in exports:
-        verdict = verify_export(records)
-        assert verdict.holds
-        assert verdict.event_count >= 800
-
-
-async def test_an_export_of_a_tampered_log_shows_what_was_done(
-    ledger: Ledger, served: Served, superuser: asyncpg.Connection
-) -> None:
-    history = await worked(ledger)
-    chain, height, _ = history.place("attempt_begun")
-    await tamper(superuser, DELETE_BLOCK, chain, height)
-    fault = verify_export(await export(served)).faults[0]
-    assert (fault.chain, fault.height, fault.kind) == (chain, height, ChainFault.KIND_MISSING_BLOCK)
-
-
-@pytest.mark.parametrize("role", [Role.READER, Role.FEED, Role.AUDITOR])
-async def test_readers_have_no_right_to_write(ledger: Ledger, role: Role) -> None:
-    pool = await ledger.pool(role)
-    (row,) = await pool.fetch("select current_user")
-    assert row[0] == role.value
-    for table in ("jobs", "events", "blocks", "job_bodies", "cursors"):
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await pool.fetch(f"delete from {table}")  # noqa: S608

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import asyncpg
@@ -11,85 +9,14 @@ import grpc
 import pytest
 
 from services.ledger.database import BLOCKS_CHANNEL
-from services.ledger.feed import Feed
-from services.ledger.follower import FeedPolicy, Follower
-from services.ledger.notifier import Notifier
+from services.ledger.follower import FeedPolicy
 from tests.integration.ledger_reads.databases import Databases
-from tests.integration.ledger_reads.mesh import Ledger, step
-from tests.integration.ledger_reads.served import Served, refused, serve
+from tests.integration.ledger_reads.following import NEVER, Reader, by_place, notified, position, work
+from tests.integration.ledger_reads.mesh import Ledger
 from workmesh.errors import MeshError
-from workmesh.ledger.v1 import feed_service_pb2 as pb
 from workmesh.ledger.v1.block_pb2 import Block, Position
 
-NEVER = 3_600.0
 SMALL_MEMORY = FeedPolicy(recent_blocks=3)
-
-
-def position(block: Block) -> Position:
-    return Position(timeline=block.timeline, chain=block.chain, height=block.height, hash=block.hash)
-
-
-class Reader:
-    """Pulls blocks from a follower and checks that each chain comes in order and without gaps."""
-
-    def __init__(self, feed: Feed, follower: Follower, after: Iterable[Position] = ()) -> None:
-        self.blocks: list[Block] = []
-        self.sizes: list[int] = []
-        self._feed = feed
-        self._follower = follower
-        self._cursors = {each.chain: each for each in after}
-
-    @classmethod
-    async def join(cls, feed: Feed, after: Iterable[Position] = ()) -> Reader:
-        positions = list(after)
-        return cls(feed, await feed.follow(positions), positions)
-
-    @property
-    def positions(self) -> list[Position]:
-        return list(self._cursors.values())
-
-    async def pull(self) -> list[Block]:
-        blocks = await self._follower.next()
-        for block in blocks:
-            before = self._cursors.get(block.chain, Position())
-            assert block.height == before.height + 1
-            assert block.prev_hash == (before.hash or bytes(32))
-            self._cursors[block.chain] = position(block)
-        self.blocks += blocks
-        self.sizes.append(len(blocks))
-        return blocks
-
-    async def pull_until(self, reached: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not reached():
-                await self.pull()
-
-    async def pull_all(self, ledger: Ledger) -> None:
-        """Pull until every block that the ledger has committed by now is here."""
-        await self.pull_until(lambda: self.has(ledger.blocks.all))
-
-    def has(self, blocks: Iterable[Block]) -> bool:
-        return all(
-            block.chain in self._cursors and self._cursors[block.chain].height >= block.height
-            for block in blocks
-        )
-
-    def leave(self) -> None:
-        self._feed.leave(self._follower)
-
-
-def by_place(blocks: Iterable[Block]) -> list[Block]:
-    return sorted(blocks, key=lambda block: (block.chain, block.height))
-
-
-async def work(ledger: Ledger, batches: int) -> None:
-    """Commit blocks on both chains at once."""
-
-    async def half() -> None:
-        for _ in range(batches // 2):
-            await ledger.create(random.randint(1, 4))
-
-    await asyncio.gather(half(), half())
 
 
 async def test_a_follower_gets_what_was_there_and_then_every_commit(ledger: Ledger) -> None:
@@ -108,34 +35,36 @@ async def test_a_follower_gets_what_was_there_and_then_every_commit(ledger: Ledg
 async def test_followers_that_join_lag_and_resume_miss_and_repeat_nothing(
     ledger: Ledger, policy: FeedPolicy
 ) -> None:
-    feed = await ledger.feed(policy, sweep=NEVER)
+    # No sign of life: a follower that is not woken when it should be waits until the test fails.
+    feed = await ledger.feed(replace(policy, sign_of_life=NEVER), sweep=NEVER)
+    total = len(ledger.blocks.all) + 120
     writing = asyncio.create_task(work(ledger, 120))
 
     async def steady() -> list[Block]:
         reader = await Reader.join(feed)
-        while not (writing.done() and reader.has(ledger.blocks.all)):
+        while reader.position_sum < total:
             await reader.pull()
         return reader.blocks
 
     async def lagging() -> list[Block]:
         reader = await Reader.join(feed)
-        while not (writing.done() and reader.has(ledger.blocks.all)):
-            await ledger.blocks.reached(min(len(ledger.blocks.all) + 17, 120))
+        while reader.position_sum < total:
+            await ledger.blocks.reached(min(len(ledger.blocks.all) + 17, total))
             await reader.pull()
         return reader.blocks
 
     async def resuming() -> list[Block]:
         blocks: list[Block] = []
         positions: list[Position] = []
-        while True:
+        while sum(each.height for each in positions) < total:
             reader = await Reader.join(feed, positions)
             for _ in range(random.randint(1, 3)):
-                if writing.done() and reader.has(ledger.blocks.all):
-                    return blocks + reader.blocks
-                await reader.pull()
+                if reader.position_sum < total:
+                    await reader.pull()
             reader.leave()
             blocks += reader.blocks
             positions = reader.positions
+        return blocks
 
     async def joining(after: int) -> list[Block]:
         await ledger.blocks.reached(after)
@@ -155,20 +84,22 @@ async def test_followers_that_join_lag_and_resume_miss_and_repeat_nothing(
 async def test_two_feeds_on_one_database_give_the_same_blocks(
     ledger: Ledger, databases: Databases, database: str
 ) -> None:
+    patient = replace(FeedPolicy(), sign_of_life=NEVER)
     async with (
         Ledger(databases.url(database), writers=1, name="ledger-2") as second,
         notified(ledger, second),
     ):
         feeds = [
-            await ledger.feed(sweep=NEVER),
-            await second.feed(sweep=NEVER),
-            await second.feed(SMALL_MEMORY, sweep=NEVER, own_blocks=False),
+            await ledger.feed(patient, sweep=NEVER),
+            await second.feed(patient, sweep=NEVER),
+            await second.feed(replace(patient, recent_blocks=3), sweep=NEVER, own_blocks=False),
         ]
         readers = [await Reader.join(feed) for feed in feeds]
+        total = len(ledger.blocks.all) + len(second.blocks.all) + 60
         writing = asyncio.gather(work(ledger, 40), work(second, 20))
 
         async def read(reader: Reader) -> None:
-            while not (writing.done() and reader.has(ledger.blocks.all) and reader.has(second.blocks.all)):
+            while reader.position_sum < total:
                 await reader.pull()
 
         async with asyncio.timeout(40):
@@ -178,23 +109,6 @@ async def test_two_feeds_on_one_database_give_the_same_blocks(
         assert len({block.chain for block in expected}) == 3
         for reader in readers:
             assert by_place(reader.blocks) == expected
-
-
-@asynccontextmanager
-async def notified(*ledgers: Ledger) -> AsyncIterator[None]:
-    """Let ledgers notify of their blocks as services do."""
-    tasks = []
-    for ledger in ledgers:
-        pool = await asyncpg.create_pool(ledger.url, min_size=1, max_size=1)
-        notifier = Notifier(pool, ledger.name)
-        ledger.blocks.listeners.append(notifier.committed)
-        tasks.append((asyncio.create_task(notifier.run()), pool))
-    yield
-    for task, pool in tasks:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-        await pool.close()
 
 
 async def test_blocks_that_nobody_notified_of_are_found_by_the_sweep(ledger: Ledger) -> None:
@@ -358,109 +272,3 @@ async def test_an_idle_follower_gets_signs_of_life(ledger: Ledger) -> None:
     assert [await reader.pull() for _ in range(3)] == [[], [], []]
     await ledger.create()
     await reader.pull_all(ledger)
-
-
-async def test_the_stream_gives_blocks_as_they_were_built_and_goes_on_after_a_reconnect(
-    ledger: Ledger, served: Served
-) -> None:
-    await work(ledger, 10)
-    seen: list[Block] = []
-    positions: dict[int, Position] = {}
-    for count in (12, 30, 40):
-        await work(ledger, 20)
-        request = pb.TailBlocksRequest(after=positions.values())
-        stream = served.feed.TailBlocks(request)
-        async for response in stream:
-            seen += response.blocks
-            positions |= {block.chain: position(block) for block in response.blocks}
-            if len(seen) >= count:
-                break
-        stream.cancel()
-    assert by_place(seen) == by_place(ledger.blocks.all)[: len(seen)] or len(seen) < len(ledger.blocks.all)
-    known = {(block.chain, block.height): block for block in ledger.blocks.all}
-    assert all(known[block.chain, block.height] == block for block in seen)
-    assert len({(block.chain, block.height) for block in seen}) == len(seen)
-
-
-async def test_a_stream_whose_position_diverged_is_aborted(ledger: Ledger, served: Served) -> None:
-    request = pb.TailBlocksRequest(after=[Position(chain=1, height=1, hash=bytes(32))])
-    error = await refused(served.feed.TailBlocks(request).read())
-    assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "FEED_DIVERGED")
-
-
-@pytest.mark.parametrize(
-    ("after", "field"),
-    [
-        ([Position(chain=0)], "after[0].chain"),
-        ([Position(chain=-1)], "after[0].chain"),
-        ([Position(chain=1), Position(chain=1)], "after[1].chain"),
-        ([Position(chain=1, height=-1)], "after[0].height"),
-        ([Position(chain=1, height=1)], "after[0].hash"),
-        ([Position(chain=1, height=0, hash=bytes(32))], "after[0].hash"),
-    ],
-)
-async def test_malformed_positions_are_refused_by_name(
-    served: Served, after: list[Position], field: str
-) -> None:
-    error = await refused(served.feed.TailBlocks(pb.TailBlocksRequest(after=after)).read())
-    assert (error.code, error.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
-
-
-async def test_followers_are_sent_away_when_the_process_drains(ledger: Ledger) -> None:
-    feed = await ledger.feed(sweep=NEVER)
-    async with serve(ledger, feed) as served:
-        stream = aiter(served.feed.TailBlocks(pb.TailBlocksRequest()))
-        await anext(stream)
-        await feed.close()
-        error = await refused(_end(stream))
-        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
-        error = await refused(_end(served.feed.TailBlocks(pb.TailBlocksRequest())))
-        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
-
-
-async def _end(stream: AsyncIterable[pb.TailBlocksResponse]) -> None:
-    async for _ in stream:
-        pass
-
-
-async def test_a_slow_reader_gets_everything_in_the_end(ledger: Ledger) -> None:
-    feed = await ledger.feed(SMALL_MEMORY, sweep=NEVER)
-    async with serve(ledger, feed) as served:
-        stream = served.feed.TailBlocks(pb.TailBlocksRequest())
-        blocks: list[Block] = []
-        async for response in stream:
-            blocks += response.blocks
-            break
-        job_ids = await ledger.create(40)
-        for epoch, job_id in zip(await ledger.begin(*job_ids), job_ids, strict=True):
-            await ledger.record(job_id, epoch, *(step(str(number)) for number in range(100)))
-        async for response in stream:
-            blocks += response.blocks
-            if len(blocks) == len(ledger.blocks.all):
-                break
-        stream.cancel()
-    assert by_place(blocks) == by_place(ledger.blocks.all)
-
-
-async def test_heads_are_the_newest_blocks_of_all_chains(ledger: Ledger, served: Served) -> None:
-    await work(ledger, 6)
-    heads = (await served.feed.GetHeads(pb.GetHeadsRequest(), timeout=5)).heads
-    newest = {block.chain: position(block) for block in by_place(ledger.blocks.all)}
-    assert list(heads) == [newest[chain] for chain in sorted(newest)]
-
-
-async def test_a_cursor_is_empty_until_stored(served: Served, superuser: asyncpg.Connection) -> None:
-    request = pb.GetCursorRequest(name="projection")
-    assert await served.feed.GetCursor(request, timeout=5) == pb.GetCursorResponse()
-    stored = Position(timeline=1, chain=1, height=5, hash=bytes(32))
-    await superuser.execute(
-        "insert into cursors (name, epoch, positions, data, update_time_micros) values ($1, 7, $2, $3, 1)",
-        "projection",
-        [stored.SerializeToString()],
-        b"data",
-    )
-    assert await served.feed.GetCursor(request, timeout=5) == pb.GetCursorResponse(
-        positions=[stored], data=b"data", epoch=7
-    )
-    error = await refused(served.feed.GetCursor(pb.GetCursorRequest(name="Not a name"), timeout=5))
-    assert error.violations[0].field == "name"

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from hypothesis import settings
+from hypothesis import strategies as st
+
 from workmesh.chain import GENESIS, block_hash, merkle_root
+from workmesh.ledger.v1.audit_service_pb2 import ChainFault
 from workmesh.ledger.v1.block_pb2 import Block, ExportFooter, ExportHeader, ExportRecord, Position
 from workmesh.ledger.v1.event_pb2 import ChainOpened, Event, JobCreated, StepsRecorded
+from workmesh.verify import Verdict
 
 JOBS = tuple(f"0199d1f5-0000-7000-8000-{number:012d}" for number in range(6))
 
@@ -97,3 +102,37 @@ def position(block: Block) -> Position:
 
 def _opening(chain: int) -> bytes:
     return Event(chain_opened=ChainOpened(chain=chain, timeline=1, instance="ledger")).SerializeToString()
+
+
+bounded = settings(max_examples=40, deadline=None)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> LogBuilder:
+    """Two to three chains of up to a dozen blocks, with events of six jobs across them."""
+    log = LogBuilder()
+    jobs = st.lists(st.integers(0, len(JOBS) - 1), min_size=1, max_size=5)
+    for chain, numbers in draw(st.lists(st.tuples(st.integers(1, 3), jobs), min_size=2, max_size=12)):
+        log.append(chain, numbers)
+    return log
+
+
+def pick(data: st.DataObject, blocks: list[ExportRecord], least_events: int = 1) -> int:
+    """Draw a block with at least so many events, by its place among the records."""
+    fitting = [i for i, each in enumerate(blocks) if len(each.block.events) >= least_events]
+    return data.draw(st.sampled_from(fitting)) if fitting else -1
+
+
+def places(verdict: Verdict) -> list[tuple[int, int]]:
+    """Return chain and height of every fault listed."""
+    return [(fault.chain, fault.height) for fault in verdict.faults]
+
+
+def first_at(verdict: Verdict, chain: int) -> ChainFault:
+    """Return the first fault of a chain."""
+    return next(fault for fault in verdict.faults if fault.chain == chain)
+
+
+def anything() -> bytes:
+    """Return an event that no job misses."""
+    return Event(steps_recorded=StepsRecorded(epoch=99)).SerializeToString()
