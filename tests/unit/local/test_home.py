@@ -69,12 +69,16 @@ def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     profile = made(tmp_path / "p")
     lock, successor = ProfileLock(profile), ProfileLock(profile)
     lock.acquire()
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
-    lock.release()
-    successor.acquire()
-    successor.release()
-    child.kill()
-    child.wait()
+    code = "print('on', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"on\n"
+        lock.release()
+        successor.acquire()
+        successor.release()
+        child.kill()
 
 
 def test_sockets_lie_in_the_profile_where_the_path_is_short(tmp_path: Path) -> None:
