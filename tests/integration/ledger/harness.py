@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, cast
 
@@ -197,15 +198,11 @@ class Ledger:
 
     async def age(self, job_id: str, seconds: float) -> None:
         """Let time go by for a job: its lease, start and deadline come nearer."""
-        await self.sql(
-            "update jobs set"
-            " lease_expire_micros = lease_expire_micros - case lease_expire_micros when 0 then 0 else $2::bigint end,"
-            " run_time_micros = run_time_micros - case run_time_micros when 0 then 0 else $2::bigint end,"
-            " deadline_micros = deadline_micros - case deadline_micros when 0 then 0 else $2::bigint end"
-            " where job_id = $1",
-            job_id,
-            round(seconds * 1e6),
+        earlier = ", ".join(
+            f"{column} = {column} - case {column} when 0 then 0 else $2::bigint end"
+            for column in ("lease_expire_micros", "run_time_micros", "deadline_micros")
         )
+        await self.sql(f"update jobs set {earlier} where job_id = $1", job_id, round(seconds * 1e6))  # noqa: S608
 
     async def history(self, job_id: str) -> list[Event]:
         """Return a job's events in order."""
@@ -322,3 +319,13 @@ def raise_status(status: Status) -> None:
     """Raise what a status says unless it is OK."""
     if status.code:
         raise from_status(status)
+
+
+async def until(condition: Callable[[], bool | Awaitable[object]], seconds: float = 20.0) -> None:
+    """Return once a condition holds; TimeoutError if it does not in time."""
+    async with asyncio.timeout(seconds):
+        for _ in itertools.count():
+            held = condition()
+            if await held if isinstance(held, Awaitable) else held:
+                return
+            await asyncio.sleep(0.01)
