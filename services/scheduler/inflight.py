@@ -9,7 +9,7 @@ comes twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.scheduler.messages import Message
@@ -40,6 +40,9 @@ class Inflight:
 
     def __len__(self) -> int:
         return len(self._by_lease)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._by_lease.values()))
 
     def offered(self, lease_id: str, message: Message, instance: str, now: float) -> None:
         """Enter an offer."""

@@ -140,6 +140,7 @@ class Leader:
             if cursor is None:
                 cursor = await self._rebuild(tenure)
             self._pools.use(cursor.generation)
+            self._reconciler.filled_at = cursor.filled_at
             self._following = cursor.generation
             self._publisher.stream_missing.clear()
             try:

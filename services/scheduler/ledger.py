@@ -35,10 +35,13 @@ SILENCE_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far projection came: positions by chain, and the generation of the stream they are true of."""
+    """How far projection came: positions by chain, the generation of the stream they are true of, and when
+    that stream had been filled, seconds since the epoch.
+    """
 
     generation: str
     positions: dict[int, Position]
+    filled_at: float
 
 
 class LedgerClient:
@@ -81,12 +84,15 @@ class LedgerClient:
             raise errors.from_rpc_error(error) from None
         if not response.epoch:
             return None
-        generation = _generation(response.data)
-        return Cursor(generation, by_chain(response.positions)) if generation else None
+        try:
+            data = orjson.loads(response.data)
+            return Cursor(str(data["generation"]), by_chain(response.positions), float(data["filled_at"]))
+        except (ValueError, KeyError, TypeError):
+            return None
 
     async def store_cursor(self, epoch: int, cursor: Cursor) -> None:
         """Store the cursor; ABORTED STALE_EPOCH if another scheduler projects."""
-        data = orjson.dumps({"generation": cursor.generation})
+        data = orjson.dumps({"generation": cursor.generation, "filled_at": cursor.filled_at})
         request = StoreCursorRequest(name=NAME, epoch=epoch, positions=cursor.positions.values(), data=data)
         try:
             await self._writes.StoreCursor(request, timeout=CALL_SECONDS)
@@ -129,11 +135,3 @@ class LedgerClient:
 def by_chain(positions: Iterable[Position]) -> dict[int, Position]:
     """Return positions by their chain."""
     return {position.chain: position for position in positions}
-
-
-def _generation(data: bytes) -> str:
-    try:
-        generation = orjson.loads(data)["generation"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return ""
-    return generation if isinstance(generation, str) else ""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -142,7 +143,7 @@ class _Progress:
     """How far projection came."""
 
     def __init__(self, cursor: Cursor) -> None:
-        self._generation = cursor.generation
+        self._start = cursor
         self._positions = dict(cursor.positions)
         self.moved = asyncio.Event()
 
@@ -151,7 +152,7 @@ class _Progress:
         self.moved.set()
 
     def cursor(self) -> Cursor:
-        return Cursor(self._generation, dict(self._positions))
+        return replace(self._start, positions=dict(self._positions))
 
 
 def _advance(positions: dict[int, Position], blocks: Iterable[Block]) -> None:

@@ -66,7 +66,7 @@ class Rebuilder:
             publications = [each for job in jobs if (each := router.live(job, now)) is not None]
             await self._publisher.publish(publications)
             count += len(publications)
-        cursor = Cursor(generation, positions)
+        cursor = Cursor(generation, positions, self._clock.time())
         await self._ledger.store_cursor(tenure.epoch, cursor)
         REBUILDS.labels(cause).inc()
         _logger.info(

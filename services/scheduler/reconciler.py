@@ -25,6 +25,8 @@ _logger = logging.getLogger(__name__)
 MOST_JOBS: Final = 20_000
 MOST_REMEMBERED: Final = 50_000
 MOST_DOUBLINGS: Final = 10
+CLOCK_SLACK: Final = 1.0
+"""Seconds that JetStream's clock may be ahead of ours, or of the database's."""
 
 Oldest = Mapping[tuple[str, int], float | None]
 """When the oldest message that was never delivered was stored, by pool and lane; None without one."""
@@ -45,8 +47,9 @@ class Reconciler:
     """The net under everything else: whatever lost a message, its job is found here after some ack_wait.
 
     A job is taken for lost when it could have begun ack_wait ago, no message of it is in hand here, and every
-    message that is still to be delivered is younger than it. Published without a message id: a duplicate is
-    harmless, a swallowed message is not.
+    message of its lane that was never delivered is younger than it, and than the filling of the stream:
+    messages keep their order, so that its own would have been delivered. Published without a message id: a
+    duplicate is harmless, a swallowed message is not.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class Reconciler:
         self._ack_wait = ack_wait
         self._holds = holds
         self._published: OrderedDict[tuple[str, int], _Repeat] = OrderedDict()
+        self.filled_at = 0.0
+        """When everything live was published, seconds since the epoch."""
 
     async def run(self) -> None:
         """Reconcile twice an ack_wait, for ever."""
@@ -110,7 +115,7 @@ class Reconciler:
         # Twice as patient each time: where every slot is taken for hours, messages wait out of our sight.
         overdue = since < before - self._ack_wait * (2**repeat.count - 1)
         first = oldest.get((routing.pool, lane_index(routing.lane)))
-        return overdue and (first is None or since < first)
+        return overdue and (first is None or max(since, self.filled_at) < first - CLOCK_SLACK)
 
     def _remember(self, job: LiveJob) -> None:
         key = (job.job_id, job.routing.dispatch)

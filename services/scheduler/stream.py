@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
@@ -21,6 +21,7 @@ _logger = logging.getLogger(__name__)
 
 GENERATION_KEY: Final = "workmesh_generation"
 CHECK_KEY: Final = "workmesh_checked"
+CANARY: Final = "canary_"
 DUPLICATE_WINDOW: Final = 120.0
 MOST_WAITING_PULLS: Final = 2_048
 _DELETE_SECONDS: Final = 30.0
@@ -76,6 +77,7 @@ class JobsStream:
             _logger.info("there is no stream yet", extra={"action": "stream_absent"})
         generation = secrets.token_hex(6)
         await jetstream.add_stream(self._config(generation))
+        await jetstream.add_consumer(STREAM, _canary(generation, self._clock.time()))
         _logger.info("the stream is made", extra={"action": "stream_created", "generation": generation})
         return generation
 
@@ -95,8 +97,9 @@ class JobsStream:
     async def check(self, generation: str) -> None:
         """Make sure that the stream is there, of the generation, and that its directory can be written.
 
-        A stream whose directory was deleted under the server goes on answering from memory; changing its
-        metadata is the one call that goes to the disk each time. Raises StorageGone.
+        A stream whose directory was deleted under the server goes on answering from memory, and the directory
+        comes back by halves when a consumer is made. So one consumer is there for this only: changing its
+        metadata writes a file that nothing else makes. Raises StorageGone.
         """
         jetstream = self._bus.jetstream()
         try:
@@ -105,9 +108,8 @@ class JobsStream:
             raise StorageGone("there is no stream") from None
         if _generation(config) != generation:
             raise StorageGone("the stream is another one")
-        checked = {GENERATION_KEY: generation, CHECK_KEY: str(round(self._clock.time()))}
         try:
-            await jetstream.update_stream(replace(self._config(generation), metadata=checked))
+            await jetstream.add_consumer(STREAM, _canary(generation, self._clock.time()))
         except ServerError as error:
             raise StorageGone(f"the stream's directory cannot be written: {error.description}") from error
 
@@ -117,6 +119,8 @@ class JobsStream:
         messages = (await jetstream.stream_info(STREAM)).state.messages
         lanes = []
         for info in await _all_consumers(jetstream):
+            if info.name.startswith(CANARY):
+                continue
             pool, lane = consumer_lane(info.name)
             last = info.delivered.stream_seq if info.delivered else 0
             lanes.append(LaneCount(pool, lane, info.num_pending or 0, info.num_ack_pending or 0, last))
@@ -173,6 +177,16 @@ async def _all_consumers(jetstream: JetStreamContext) -> list[api.ConsumerInfo]:
         if len(page) < _PAGE:
             break
     return found
+
+
+def _canary(generation: str, time: float) -> api.ConsumerConfig:
+    """The consumer whose file tells whether the directory is there; its subject is never published to."""
+    return api.ConsumerConfig(
+        durable_name=f"{CANARY}{generation}",
+        filter_subject="delay.canary.>",
+        ack_policy=api.AckPolicy.EXPLICIT,
+        metadata={CHECK_KEY: f"{time:.3f}"},
+    )
 
 
 def _generation(config: api.StreamConfig) -> str:

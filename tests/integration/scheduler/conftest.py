@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -18,13 +19,19 @@ from tests.integration.scheduler.instances import TestInstance
 from tests.integration.scheduler.nats_server import NatsServer
 from tests.integration.scheduler.scripted_ledger import ScriptedLedger
 from workmesh.clock import SystemClock
+from workmesh.common.v1.job_pb2 import LANE_STANDARD, Lane
+from workmesh.ledger.v1.event_pb2 import Routing
 from workmesh.rpc.client import open_channel
 from workmesh.rpc.server import MeshServer, ServerSettings
 from workmesh.scheduler.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
+from workmesh.scheduler.v1.scheduler_service_pb2 import GetQueueStatsRequest, GetQueueStatsResponse
 from workmesh.scheduler.v1.scheduler_service_pb2_grpc import (
     SchedulerServiceStub,
     add_SchedulerServiceServicer_to_server,
 )
+
+if TYPE_CHECKING:
+    from workmesh.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceAsyncStub
 
 CONFIG = SchedulerConfig(
     singleton_seconds=1.0,
@@ -49,7 +56,7 @@ class RunningScheduler:
         self.server.add(add_LeaseServiceServicer_to_server, self.scheduler.leases, LEASE_SERVICE)
         self.server.add(add_SchedulerServiceServicer_to_server, self.scheduler.operations, SCHEDULER_SERVICE)
         self.address = ""
-        self._own: grpc.aio.Channel | None = None
+        self.own: grpc.aio.Channel | None = None
 
     async def start(self, seconds: float = 20.0) -> None:
         await self.scheduler.start()
@@ -57,12 +64,26 @@ class RunningScheduler:
         async with asyncio.timeout(seconds):
             await self.scheduler.wait_ready()
         self.server.set_serving(True)
-        self._own = open_channel(self.address)
+        self.own = open_channel(self.address)
+
+    async def stats(self, pool: str = "") -> GetQueueStatsResponse:
+        return await self.operations.GetQueueStats(GetQueueStatsRequest(pool=pool), timeout=5)
+
+    async def queued(self) -> int:
+        """Return how many messages there are, delivered or not, delayed or not."""
+        stats = await self.stats()
+        return stats.delayed_count + sum(each.waiting_count + each.delivered_count for each in stats.queues)
+
+    async def has_queued(self, count: int) -> bool:
+        return await self.queued() == count
+
+    async def is_empty(self) -> bool:
+        return await self.queued() == 0
 
     @property
-    def operations(self) -> SchedulerServiceStub:
-        assert self._own is not None
-        return SchedulerServiceStub(self._own)
+    def operations(self) -> SchedulerServiceAsyncStub:
+        assert self.own is not None
+        return SchedulerServiceStub(self.own)
 
     async def stop(self) -> None:
         """End in order."""
@@ -76,8 +97,8 @@ class RunningScheduler:
         await asyncio.gather(*self.scheduler._tasks, return_exceptions=True)
         await self.server.stop(0)
         await self.scheduler.close()
-        if self._own is not None:
-            await self._own.close()
+        if self.own is not None:
+            await self.own.close()
         await self.channel.close()
 
 
@@ -86,12 +107,12 @@ async def nats(tmp_path: Path) -> AsyncIterator[NatsServer]:
     server = NatsServer(tmp_path / "nats")
     await server.start()
     yield server
-    server.kill()
+    await server.kill()
 
 
 @pytest.fixture
 async def ledger() -> AsyncIterator[ScriptedLedger]:
-    scripted = ScriptedLedger()
+    scripted = ScriptedLedger()  # type: ignore[abstract]
     yield scripted
     await scripted.stop()
 
@@ -133,6 +154,28 @@ async def join(ledger: ScriptedLedger) -> AsyncIterator[Callable[..., Awaitable[
         await instance.leave()
 
 
-def read_generation(cursor: bytes) -> str:
-    generation: str = json.loads(cursor)["generation"]
-    return generation
+Join = Callable[..., Awaitable[TestInstance]]
+
+
+def routing(
+    lane: Lane.ValueType = LANE_STANDARD,
+    *,
+    agent: str = "worker",
+    pool: str = "default",
+    seconds: float = 0.0,
+) -> Routing:
+    """Return where a job goes, and when: so many seconds from now."""
+    run_time = round((time.time() + seconds) * 1e6) if seconds else 0
+    return Routing(
+        pool=pool, lane=lane, agent=agent, version=1, fairness_key="tester", run_time_micros=run_time
+    )
+
+
+async def until(reached: Callable[[], bool | Awaitable[bool]], seconds: float = 20.0) -> None:
+    """Return once something is so that no event tells of; TimeoutError if it never is."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = reached()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.02)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -21,6 +22,9 @@ from workmesh.scheduler.v1.lease_service_pb2 import (
     RunningLease,
 )
 from workmesh.scheduler.v1.lease_service_pb2_grpc import LeaseServiceStub
+
+if TYPE_CHECKING:
+    from workmesh.scheduler.v1.lease_service_pb2_grpc import LeaseServiceAsyncStub
 
 Work = Callable[[Offer], Awaitable[None]]
 HEARTBEAT = 0.1
@@ -84,8 +88,15 @@ class TestInstance:
         )
         free = self.slots - len(self.running)
         self._requests.put_nowait(LeaseJobsRequest(hello=hello, ready=free))
-        self._start(self._listen(LeaseServiceStub(self._channel)))
-        self._start(self._beat())
+        self._listening = self._start(self._listen(LeaseServiceStub(self._channel)))
+        self._beating = self._start(self._beat())
+
+    async def reconnect(self, address: str) -> None:
+        """Turn to another scheduler with everything that runs."""
+        for task in (self._listening, self._beating):
+            task.cancel()
+        await asyncio.gather(self._listening, self._beating, return_exceptions=True)
+        await self.connect(address)
 
     async def leave(self, *, kill: bool = False) -> None:
         """End the stream; `kill`: and with it everything that ran."""
@@ -122,10 +133,11 @@ class TestInstance:
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(reached)
 
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _leases(self) -> list[RunningLease]:
         return [
@@ -141,9 +153,8 @@ class TestInstance:
                     self.ledger.renew(offer.job_id, lease)
                 self.say(LeaseJobsRequest(heartbeat=Heartbeat(running=self._leases())))
 
-    async def _listen(self, stub: LeaseServiceStub) -> None:
-        call = stub.LeaseJobs(self._spoken())
-        async for response in call:
+    async def _listen(self, stub: LeaseServiceAsyncStub) -> None:
+        async for response in stub.LeaseJobs(self._spoken()):
             if self.mute:
                 continue
             self.taken.drained = self.taken.drained or response.drain

@@ -62,6 +62,10 @@ class ScriptedJob:
     begun: list[str] = field(default_factory=list)
     """Lease ids granted, in order."""
 
+    @property
+    def ended(self) -> bool:
+        return self.state > states.JOB_STATE_PAUSED
+
 
 class ScriptedLedger(FeedServiceServicer, LedgerReadServiceServicer, LedgerWriteServiceServicer):
     """Feed, cursor, singleton and live jobs by RPC; jobs by plain calls."""
@@ -85,12 +89,9 @@ class ScriptedLedger(FeedServiceServicer, LedgerReadServiceServicer, LedgerWrite
         """Serve on a free port and return host:port."""
         self._server = MeshServer(ServerSettings("ledger", grace=0.1))
         self._server.add(add_FeedServiceServicer_to_server, self, "workmesh.ledger.v1.FeedService")
-        self._server.add(
-            add_LedgerReadServiceServicer_to_server, self, "workmesh.ledger.v1.LedgerReadService"
-        )
-        self._server.add(
-            add_LedgerWriteServiceServicer_to_server, self, "workmesh.ledger.v1.LedgerWriteService"
-        )
+        reading, writing = "workmesh.ledger.v1.LedgerReadService", "workmesh.ledger.v1.LedgerWriteService"
+        self._server.add(add_LedgerReadServiceServicer_to_server, self, reading)
+        self._server.add(add_LedgerWriteServiceServicer_to_server, self, writing)
         port = await self._server.start()
         self._server.set_serving(True)
         return f"127.0.0.1:{port}"
@@ -163,6 +164,10 @@ class ScriptedLedger(FeedServiceServicer, LedgerReadServiceServicer, LedgerWrite
     def request_cancel(self, job_id: str) -> None:
         job = self.jobs[job_id]
         self._append([self._event(job, cancel_requested=CancelRequested(reason="enough"))])
+
+    async def grown(self) -> None:
+        """Return when something happened."""
+        await self._grown.wait()
 
     def fork(self) -> None:
         """Lose the newest block and have another in its place, as after restoring a backup."""
