@@ -8,8 +8,6 @@ from typing import Any
 from services.ledger.writer import Writer
 from tests.integration.ledger.databases import Databases
 from tests.integration.ledger.harness import (
-    ALLOWANCE_SECONDS,
-    LEASE_SECONDS,
     CarefulWriter,
     Ledger,
     new_job,
@@ -21,6 +19,8 @@ from workmesh.ledger.v1 import ledger_write_service_pb2 as pb
 from workmesh.ledger.v1.event_pb2 import Event
 
 JOBS = 40
+# Nothing ends by itself while the course runs: only `age` lets time go by.
+HOUR = 3_600.0
 ROUNDS = 12
 
 Answer = tuple[Any, ...]
@@ -30,7 +30,7 @@ async def run_course(databases: Databases, *, careful: bool) -> tuple[list[Answe
     """Run it on a fresh database; return what each call answered and each job's history, times left out."""
     database = await databases.create()
     maker = CarefulWriter if careful else Writer
-    async with Ledger(databases, database, writers=1, make_writer=maker) as ledger:
+    async with Ledger(databases, database, writers=1, make_writer=maker, lease=HOUR) as ledger:
         await ledger.define(tools=["erp.post_order"])
         answers = await _play(ledger, random.Random(7))
         await ledger.verify()
@@ -61,7 +61,7 @@ async def _play(ledger: Ledger, draws: random.Random) -> list[Answer]:
             ledger, draws, [each.grant.job for each in begun.results if each.HasField("grant")]
         )
         for each in draws.sample(range(JOBS), 8):
-            await ledger.age(_id(0, each), LEASE_SECONDS + ALLOWANCE_SECONDS + 1)
+            await ledger.age(_id(0, each), 2 * HOUR)
     return answers
 
 
@@ -90,7 +90,7 @@ async def _end_some(ledger: Ledger, draws: random.Random, jobs: list[Any]) -> li
         answers += [(reason(each.status),) for each in response.results]
     for job in jobs:
         if draws.random() < 0.3:
-            answers.append((reason((await ledger.fail(_ref(job), retry_after_micros=1_000_000)).status),))
+            answers.append((reason((await ledger.fail(_ref(job), retry_after_micros=3_600_000_000)).status),))
         if draws.random() < 0.1:
             answers.append((reason((await ledger.cancel(job.job_id)).status),))
     return answers

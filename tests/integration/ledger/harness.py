@@ -77,6 +77,7 @@ class Ledger:
         name: str = "ledger-1",
         writers: int = 2,
         patience: float = 5.0,
+        lease: float = LEASE_SECONDS,
         make_writer: Callable[..., Writer] = Writer,
     ) -> None:
         self.databases = databases
@@ -84,7 +85,7 @@ class Ledger:
         self.blocks = Blocks()
         url = databases.url(database)
         rules = Rules(
-            lease_micros=round(LEASE_SECONDS * 1e6),
+            lease_micros=round(lease * 1e6),
             allowance_micros=round(ALLOWANCE_SECONDS * 1e6),
             ledger=service_actor("ledger", name),
             draw=random.random,

@@ -38,7 +38,7 @@ def _job_of(item: Item) -> str:
 @given(st.lists(ITEMS, max_size=20))
 def test_every_item_goes_one_way_and_no_job_goes_two(items: list[Item]) -> None:
     plan = make_plan(items)
-    plain = [*plan.creates, *plan.begins, *plan.renews, *plan.records, *plan.commits]
+    plain: list[tuple[int, Item]] = [*plan.creates, *plan.begins, *plan.renews, *plan.records, *plan.commits]
     assert sorted(place for place, _ in [*plain, *plan.careful]) == list(range(len(items)))
     assert [place for place, _ in plan.careful] == sorted(place for place, _ in plan.careful)
     named = [_job_of(item) for _, item in plain]
