@@ -42,7 +42,7 @@ async def main(config: AgentConfig) -> None:
     process = AgentProcess(config, registry, SystemClock(), spans, end_process)
     grace = config.grace_seconds + _REPORT_SECONDS
     server = PortServer(ServerSettings(SERVICE, config.host, config.port, grace))
-    service = AgentService(process.instance, end_process)
+    service = AgentService(process.instance, process.begin_drain)
     server.add(add_AgentServiceServicer_to_server, service, SERVICE_NAME)
     for name, batcher in process.ledger.batchers.items():
         metrics.watch_batcher(SERVICE, name, batcher.stats)
@@ -68,7 +68,7 @@ def load_handlers(modules: tuple[str, ...]) -> Registry:
 
 
 def end_process() -> None:
-    """Begin to drain and exit, exactly as SIGTERM does."""
+    """Stop and exit, exactly as SIGTERM does."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -21,7 +21,7 @@ from workmesh.toolhub.v1.tool_service_pb2_grpc import ToolServiceStub
 
 
 class AgentProcess:
-    """An instance with its streams and batches. `asked_to_drain` is called when the process should end."""
+    """An instance with its streams and batches. `end` is called when it was told to drain and has drained."""
 
     def __init__(
         self,
@@ -29,9 +29,10 @@ class AgentProcess:
         registry: Registry,
         clock: Clock,
         spans: Telemetry,
-        asked_to_drain: Callable[[], None],
+        end: Callable[[], None],
     ) -> None:
         self._config = config
+        self._end = end
         self._registry = registry
         self._channels = [
             open_channel(config.ledger_address, max_message_bytes=MAX_MESSAGE_BYTES),
@@ -48,9 +49,13 @@ class AgentProcess:
         self._link = SchedulerLink(LeaseServiceStub(self._channels[1]), clock, config.heartbeat_seconds)
         self._tools = ToolStream(ToolServiceStub(self._channels[2]), clock, config.toolhub_patience_seconds)
         identity = Identity(config.instance, config.pools, config.slots)
-        self.instance = Instance(identity, self.ledger, self._tools, self._link, clock, spans, asked_to_drain)
+        self.instance = Instance(
+            identity, self.ledger, self._tools, self._link, clock, spans, self.begin_drain
+        )
         self._keeper = LeaseKeeper(self.instance, self.ledger, config.lease_seconds, clock)
         self._tasks: list[asyncio.Task[None]] = []
+        self._drain_task: asyncio.Task[None] | None = None
+        self._ending = False
 
     async def start(self, address: str) -> list[asyncio.Task[None]]:
         """Apply the definitions, connect, and return the tasks that must not end; `address` is host:port."""
@@ -62,17 +67,29 @@ class AgentProcess:
         ]
         return self._tasks
 
+    def begin_drain(self) -> None:
+        """Drain in the background, then let the process end. A signal meanwhile takes over."""
+        if self._drain_task is None:
+            self._drain_task = asyncio.create_task(self._drain_and_end(), name="drain")
+
+    async def _drain_and_end(self) -> None:
+        await self.instance.drain(self._config.grace_seconds)
+        if not self._ending:
+            self._end()
+
     async def drain(self) -> None:
-        """Take nothing more, end or hand back what runs, and tell the scheduler."""
+        """Take nothing more, end or hand back what runs, and tell the scheduler: the process ends."""
+        self._ending = True
         await self.instance.drain(self._config.grace_seconds)
         await self._link.close()
 
     async def close(self) -> None:
         """Cut off whatever still runs."""
         self.instance.cut_off()
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._drain_task] if self._drain_task is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.ledger.close()
         for channel in self._channels:
             await channel.close()

@@ -72,6 +72,8 @@ class Context:
 
         Raises ToolError when the call failed.
         """
+        if not _is_tool_name(name):
+            raise NonRetryableError(f"{name!r} is not the name of a tool: integration.operation")
         if not isinstance(arguments, dict | None):
             raise NonRetryableError(f"the arguments of {name} are a {type(arguments).__name__}, not a dict")
         data = canonical_json(arguments or {}, f"the arguments of {name}")
@@ -150,6 +152,10 @@ class _JobLogger(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {"action": "handler_log", **(self.extra or {}), **(kwargs.get("extra") or {})}
         return msg, kwargs
+
+
+def _is_tool_name(name: object) -> bool:
+    return isinstance(name, str) and 1 <= len(name) <= MOST_NAME_LENGTH and name.isascii()
 
 
 def _is_step_name(name: object) -> bool:

@@ -133,7 +133,18 @@ def field_of(collection: str, key: str) -> str:
 def _check_ref(collection: object, key: object) -> None:
     if not isinstance(collection, str) or not is_name(collection):
         raise NonRetryableError(f"{collection!r} is not the name of a collection: [a-z0-9][a-z0-9-]{{0,62}}")
-    if not isinstance(key, str) or not 1 <= len(key) <= MOST_KEY_LENGTH or "\0" in key:
+    if not _is_key(key):
         raise NonRetryableError(
             f"a document's key has 1 to {MOST_KEY_LENGTH} characters, none of them U+0000"
         )
+
+
+def _is_key(key: object) -> bool:
+    if not isinstance(key, str) or not 1 <= len(key) <= MOST_KEY_LENGTH or "\0" in key:
+        return False
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair is no character.
+        return False
+    return True

@@ -47,9 +47,7 @@ async def start(site: Site) -> AsyncIterator[Start]:
                 heartbeat_seconds=0.2,
                 **settings,
             )
-            process = AgentProcess(
-                config, Registry(definitions), SystemClock(), Telemetry(), site.drain_asked.set
-            )
+            process = AgentProcess(config, Registry(definitions), SystemClock(), Telemetry(), site.ended.set)
             stack.push_async_callback(process.close)
             await process.start("127.0.0.1:1")
             await site.scheduler.connected()

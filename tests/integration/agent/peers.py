@@ -389,7 +389,7 @@ class Site:
         self.ledger = LedgerPeer(lease_seconds)  # type: ignore[abstract]
         self.scheduler = SchedulerPeer()
         self.toolhub = ToolhubPeer()  # type: ignore[abstract]
-        self.drain_asked = asyncio.Event()
+        self.ended = asyncio.Event()
         self.port = 0
         self._server: MeshServer | None = None
 

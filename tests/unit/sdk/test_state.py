@@ -247,12 +247,14 @@ async def test_a_branch_that_writes_first_in_a_replay_still_relies_on_the_read_o
         ("ports", "", 1, "256 characters"),
         ("ports", "k\0", 1, "U+0000"),
         ("ports", "k" * 257, 1, "256 characters"),
+        ("ports", "k\ud800", 1, "256 characters"),
+        ("ports", 7, 1, "256 characters"),
         ("ports", "k", float("inf"), "NaN"),
         ("ports", "k", "x" * (256 << 10), "more than"),
     ],
 )
 async def test_impossible_documents_end_the_job(
-    collection: str, key: str, value: Any, complaint: str
+    collection: str, key: Any, value: Any, complaint: str
 ) -> None:
     async def handler(ctx: Context) -> dict[str, Any]:
         await ctx.state.put(collection, key, value)

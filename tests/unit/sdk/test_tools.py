@@ -219,3 +219,15 @@ async def test_arguments_are_taken_when_the_call_is_made_and_compared_whatever_t
 )
 def test_which_failures_pass(error: MeshError, transient: bool) -> None:
     assert is_transient(error) is transient
+
+
+@pytest.mark.parametrize("name", ["", 7, None, "erp.\ud800", "erp." + "x" * 200])
+async def test_what_is_no_tool_name_never_leaves_the_handler(name: Any) -> None:
+    async def handler(ctx: Context) -> dict[str, Any]:
+        return {"result": await ctx.tool(name, {})}
+
+    world = World()
+    failure = await run(world, handler)
+    assert failure is not None
+    assert failure.verdict == FailAttempt.VERDICT_DEAD_LETTER
+    assert "is not the name of a tool" in failure.error.message
