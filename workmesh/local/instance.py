@@ -255,10 +255,11 @@ class Instance:
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
+            # Not process.send_signal: that may reap the child, and its exit code would be lost.
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(self.plan.stop_signal)
+                os.kill(process.pid, self.plan.stop_signal)
                 # One that was frozen could not hear the first signal.
-                process.send_signal(signal.SIGCONT)
+                os.kill(process.pid, signal.SIGCONT)
             try:
                 await asyncio.wait_for(process.wait(), self.plan.stop_seconds)
             except TimeoutError:

@@ -42,7 +42,11 @@ async def nothing_to_prepare(site: Site) -> None:
 
 @dataclass(frozen=True)
 class Service:
-    """One kind of process. What it `needs` is ready before it starts."""
+    """One kind of process.
+
+    What it `needs` is ready before it starts. What it `uses` it waits for itself, NOT_SERVING until
+    then: so that its imports, the longest part of its start, run while the others come up.
+    """
 
     name: str
     health: Health
@@ -51,6 +55,7 @@ class Service:
     """Those with a higher rank stop earlier, equal ones together."""
     command: Command
     environment: Environment
+    uses: tuple[str, ...] = ()
     prepare: Callable[[Site], Awaitable[None]] = nothing_to_prepare
     stop_signal: int = signal.SIGTERM
     stop_seconds: float = 15.0
@@ -64,7 +69,7 @@ class Service:
         return None if self.grpc else self.name
 
 
-def ours(name: str, *, needs: tuple[str, ...], stop_rank: int) -> Service:
+def ours(name: str, *, uses: tuple[str, ...], stop_rank: int, needs: tuple[str, ...] = ()) -> Service:
     """A service of the mesh itself."""
     return Service(
         name,
@@ -73,6 +78,7 @@ def ours(name: str, *, needs: tuple[str, ...], stop_rank: int) -> Service:
         stop_rank,
         command=lambda site, replica: [sys.executable, "-m", f"services.{name}"],
         environment=service_environment,
+        uses=uses,
         grpc=True,
     )
 
@@ -107,10 +113,10 @@ TABLE = (
         environment=plain_environment,
         prepare=valkey.prepare,
     ),
-    ours("ledger", needs=("postgres", "valkey"), stop_rank=1),
-    ours("toolhub", needs=("ledger", "valkey"), stop_rank=2),
-    ours("scheduler", needs=("ledger", "nats"), stop_rank=3),
-    ours("gateway", needs=("ledger", "nats", "valkey"), stop_rank=4),
+    ours("ledger", needs=("valkey",), uses=("postgres",), stop_rank=1),
+    ours("toolhub", needs=("valkey",), uses=("ledger",), stop_rank=2),
+    ours("scheduler", needs=("nats",), uses=("ledger",), stop_rank=3),
+    ours("gateway", needs=("nats", "valkey"), uses=("ledger",), stop_rank=4),
     Service(
         "envoy",
         Health.ADMIN,
@@ -120,7 +126,7 @@ TABLE = (
         environment=plain_environment,
         prepare=edge.prepare,
     ),
-    ours("agent", needs=("ledger", "scheduler", "toolhub"), stop_rank=6),
+    ours("agent", uses=("ledger", "scheduler", "toolhub"), stop_rank=6),
 )
 SERVICES: Mapping[str, Service] = {service.name: service for service in TABLE}
 

@@ -26,15 +26,17 @@ def environment(name: str, options: StackOptions | None = None) -> dict[str, str
     return service_environment(make_site(options), all_of_them, all_of_them.replicas[name])
 
 
-def test_every_service_comes_after_what_it_needs() -> None:
+def test_every_service_comes_after_what_it_needs_or_uses() -> None:
     names = [service.name for service in TABLE]
     for service in TABLE:
-        assert all(names.index(need) < names.index(service.name) for need in service.needs)
+        others = (*service.needs, *service.uses)
+        assert all(names.index(other) < names.index(service.name) for other in others)
 
 
-def test_a_service_stops_before_what_it_needs() -> None:
+def test_a_service_stops_before_what_it_needs_or_uses() -> None:
     for service in TABLE:
-        assert all(SERVICES[need].stop_rank < service.stop_rank for need in service.needs)
+        others = (*service.needs, *service.uses)
+        assert all(SERVICES[other].stop_rank < service.stop_rank for other in others)
 
 
 def test_agents_stop_first_and_stores_last() -> None:
