@@ -102,10 +102,11 @@ class LeaseService(LeaseServiceServicer):
         instance.heard_at = self._clock.monotonic()
         if request.HasField("hello"):
             self._offers.resumed(instance, request.hello.running)
-        if request.done:
-            self._offers.done(request.done)
+        # In this order: a heartbeat put before an end, in one message with it, still names what has ended.
         if request.HasField("heartbeat"):
             self._offers.heartbeat(instance, request.heartbeat)
+        if request.done:
+            self._offers.done(request.done)
         if request.ready:
             if request.ready < 0:
                 raise errors.invalid_argument("slots are counted up", Violation("ready", "is negative"))
