@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from examples.freight.evidence import Log, read_log, read_witness
 from workmesh.gateway.v1.job_pb2 import Job, JobSubmission
 from workmesh.local import Stack, StackOptions
 
-DOCUMENTS: Final = 1_900
-"""With a tenth as many bookings: more than 2,000 jobs are in flight when the mischief happens."""
-MISCHIEF_SHARE: Final = 0.04
+DOCUMENTS: Final = 2_000
+"""With a tenth as many bookings: 2,000 jobs and more are in flight when the mischief happens."""
+MISCHIEF_SHARES: Final = (0.04,)
 LEASE_SECONDS: Final = 3.0
 ACK_WAIT_SECONDS: Final = 5.0
 LATENCY_SCALE: Final = 0.02
@@ -39,7 +39,8 @@ class Outcome:
 
     findings: list[checker.Finding]
     log: Log
-    in_flight_at_mischief: int
+    in_flight: int
+    """Jobs that had not ended when the first mischief happened."""
 
 
 @asynccontextmanager
@@ -61,15 +62,23 @@ async def freight_mesh(directory: Path, *, agents: int = 3) -> AsyncIterator[Sta
 
 
 class FreightRun:
-    """All jobs submitted at once; at a share of them done the mischief; then every job's end."""
+    """All jobs submitted at once; at shares of them done a piece of mischief each; then every job's end."""
 
-    def __init__(self, stack: Stack, directory: Path, mischief: Mischief, documents: int = DOCUMENTS) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        directory: Path,
+        mischief: Sequence[Mischief],
+        *,
+        documents: int = DOCUMENTS,
+        shares: Sequence[float] = MISCHIEF_SHARES,
+    ) -> None:
         self._stack = stack
         self._directory = directory
-        self._mischief = mischief
+        self._mischief = tuple(zip(shares, mischief, strict=True))
         self._scenario: Scenario = plan(Settings(documents, seed=1))
         self._ended = 0
-        self._due = asyncio.Event()
+        self._progress = asyncio.Event()
 
     async def go(self) -> Outcome:
         """Run, export, judge."""
@@ -91,17 +100,23 @@ class FreightRun:
         stream.submit([submission(case, seed=1) for case in cases])
         stream.finish()
         running = asyncio.create_task(stream.run())
+        in_flight: list[int] = []
         try:
             await stream.all_accepted.wait()
-            await self._due.wait()
-            in_flight = len(cases) - self._ended
-            await self._mischief(self._stack)
+            for share, mischief in self._mischief:
+                await self._until(share)
+                in_flight.append(len(cases) - self._ended)
+                await mischief(self._stack)
             await running
         finally:
             running.cancel()
-        return in_flight
+        return in_flight[0]
+
+    async def _until(self, share: float) -> None:
+        while self._ended < share * len(self._scenario.cases):
+            self._progress.clear()
+            await self._progress.wait()
 
     def _on_end(self, job: JobSubmission, end: Job) -> None:
         self._ended += 1
-        if self._ended >= MISCHIEF_SHARE * len(self._scenario.cases):
-            self._due.set()
+        self._progress.set()

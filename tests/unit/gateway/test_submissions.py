@@ -163,7 +163,7 @@ def test_an_input_that_does_not_match_the_schema_is_refused_by_its_path() -> Non
 @pytest.mark.parametrize(
     ("value", "path"), [(float("nan"), "job.input.x"), (float("inf"), "job.input.x"), ("a\0b", "job.input.x")]
 )
-def test_values_that_json_cannot_carry_are_refused(value: object, path: str) -> None:
+def test_values_that_json_cannot_carry_are_refused(value: float | str, path: str) -> None:
     job = submission()
     job.input["x"] = value
     assert violations(lambda: accepted(job)) == [path]
