@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,3 +32,10 @@ def running(
         yield stack
     finally:
         asyncio.run(stack.stop())
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
+    """Wait until it holds, for what another process does and tells nobody; TimeoutError if it never does."""
+    async with asyncio.timeout(seconds):
+        while not await holds():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.02)

@@ -97,6 +97,11 @@ class Stack:
         return self._core.profile
 
     @property
+    def site(self) -> Site:
+        """Paths, ports and programs."""
+        return self._core.site
+
+    @property
     def home(self) -> Path:
         """The profile's folder."""
         return self._core.profile.path
@@ -109,7 +114,7 @@ class Stack:
     @property
     def edge_address(self) -> str:
         """host:port of Envoy."""
-        return f"{edge.HOST}:{self._site.edge_port}"
+        return f"{edge.HOST}:{self.site.edge_port}"
 
     def address(self, service: str) -> str:
         """The gRPC addresses of a service's processes, a comma list, past Envoy."""
@@ -137,19 +142,19 @@ class Stack:
 
     def database_url(self, role: str = postgres.ROLE) -> str:
         """The URL of the database; as `postgres` with all rights, for looking behind the ledger."""
-        return postgres.database_url(self._site, role)
+        return postgres.database_url(self.site, role)
 
     def nats_url(self, user: str = "operator") -> str:
         """NATS with the credentials of `scheduler`, `gateway` or, with all rights, `operator`."""
-        return nats.url(self._site, f"nats-{user}")
+        return nats.url(self.site, f"nats-{user}")
 
     def valkey_url(self, user: str = "operator") -> str:
         """Valkey with the credentials of a service or, with all rights, `operator`."""
-        return valkey.url(self._site, f"valkey-{user}")
+        return valkey.url(self.site, f"valkey-{user}")
 
     def data_directory(self, store: str) -> Path:
         """The data of `postgres`, `nats` or `valkey`."""
-        return self._site.postgres_data if store == "postgres" else self._core.profile.data / store
+        return self.site.postgres_data if store == "postgres" else self._core.profile.data / store
 
     def log_path(self, name: str) -> Path:
         """The log of a process; the supervisor's is `stack`."""
@@ -242,10 +247,6 @@ class Stack:
         if self._running is None:
             raise StackError("the stack does not run")
         return self._running[0]
-
-    @property
-    def _site(self) -> Site:
-        return self._core.site
 
     def _find(self, name: str) -> Instance:
         return self._core.supervisor.find(name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 
+from tests.stack import eventually
 from workmesh.local import Happening, Stack, StackError
 from workmesh.local.services import TABLE
 
@@ -16,24 +17,24 @@ OURS = ("ledger", "scheduler", "toolhub", "gateway", "agent-1")
 CHECK = "/grpc.health.v1.Health/Check"
 
 
-async def edge_health(stack: Stack, *, wait: bool = False) -> grpc.StatusCode:
+async def edge_health(stack: Stack) -> grpc.StatusCode:
     """How the health of the gateways looks through Envoy."""
     async with grpc.aio.insecure_channel(stack.edge_address) as channel:
-        check = channel.unary_unary(
-            CHECK,
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        until = asyncio.get_running_loop().time() + (20 if wait else 0)
-        while True:
-            try:
-                await check(health_pb2.HealthCheckRequest(), timeout=5)
-            except grpc.aio.AioRpcError as error:
-                if asyncio.get_running_loop().time() > until:
-                    return error.code()
-                await asyncio.sleep(0.05)
-            else:
-                return grpc.StatusCode.OK
+        check: Callable[..., Awaitable[bytes]] = channel.unary_unary(CHECK)
+        try:
+            await check(b"", timeout=5)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+async def edge_answers(stack: Stack) -> None:
+    """Wait until the edge reaches a gateway."""
+
+    async def answers() -> bool:
+        return await edge_health(stack) is grpc.StatusCode.OK
+
+    await eventually(answers)
 
 
 async def test_every_process_of_the_table_runs_and_the_edge_answers(stack: Stack) -> None:
@@ -51,7 +52,7 @@ async def test_every_process_of_the_table_runs_and_the_edge_answers(stack: Stack
     }
     await stack.wait_ready()
     assert set(stack.pids()) == set(stack.names)
-    assert await edge_health(stack, wait=True) is grpc.StatusCode.OK
+    await edge_answers(stack)
 
 
 async def test_a_service_starts_once_what_it_needs_is_ready(stack: Stack) -> None:
@@ -74,15 +75,15 @@ async def test_a_killed_service_comes_back(stack: Stack, name: str) -> None:
 
 
 async def test_the_edge_follows_the_gateways_that_are_ready(stack: Stack) -> None:
-    assert await edge_health(stack, wait=True) is grpc.StatusCode.OK
+    await edge_answers(stack)
     stack.kill("gateway")
     assert await edge_health(stack) is grpc.StatusCode.UNAVAILABLE
     await stack.wait_ready("gateway")
-    assert await edge_health(stack, wait=True) is grpc.StatusCode.OK
+    await edge_answers(stack)
 
 
 async def test_a_second_gateway_joins_and_leaves_without_an_error(stack: Stack) -> None:
-    assert await edge_health(stack, wait=True) is grpc.StatusCode.OK
+    await edge_answers(stack)
     stop = asyncio.Event()
 
     async def ask() -> list[grpc.StatusCode]:
