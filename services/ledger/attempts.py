@@ -23,7 +23,7 @@ from services.ledger.jobs import (
 )
 from workmesh import errors
 from workmesh.errors import to_status
-from workmesh.ledger.v1.event_pb2 import AttemptBegun, Event, JobCancelled, JobDeadLettered, JobFailed
+from workmesh.ledger.v1.event_pb2 import Event, JobCancelled, JobDeadLettered, JobFailed
 from workmesh.ledger.v1.ledger_write_service_pb2 import AttemptRefusal
 
 _LEASE_HELD: Final = AttemptRefusal.REASON_LEASE_HELD
@@ -79,20 +79,16 @@ def _go_on(
 
 def begun(job: JobRow, now_micros: int) -> Event:
     """Return the event of a grant that the job's row already has."""
-    return events.of_job(
-        job,
-        events.holder(job, job.instance),
-        now_micros,
-        attempt_begun=AttemptBegun(
-            epoch=job.epoch,
-            attempt=job.attempt,
-            series=job.series,
-            lease_id=job.lease_id or "",
-            instance=job.instance,
-            lease_expire_micros=job.lease_expire_micros,
-            dispatch=job.dispatch,
-        ),
-    )
+    event = events.blank(job, events.holder(job, job.instance), now_micros)
+    payload = event.attempt_begun
+    payload.epoch = job.epoch
+    payload.attempt = job.attempt
+    payload.series = job.series
+    payload.lease_id = job.lease_id or ""
+    payload.instance = job.instance
+    payload.lease_expire_micros = job.lease_expire_micros
+    payload.dispatch = job.dispatch
+    return event
 
 
 def _end_cancelled(

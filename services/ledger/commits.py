@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from services.ledger import documents, events, journal
 from services.ledger.documents import Conflict, Key
+from services.ledger.events import Subject
 from services.ledger.items import DONE, Commit, Done, Record
 from services.ledger.jobs import COMMITTED, SUCCEEDED, Decision, JobRow, StepRow, ended
 from services.ledger.leases import holds, superseded
 from workmesh.chain import digest
 from workmesh.errors import MeshError
-from workmesh.ledger.v1.event_pb2 import JobSucceeded, StepsRecorded
+from workmesh.ledger.v1.event_pb2 import Event
 
 
 def record(
@@ -27,13 +28,7 @@ def record(
     if not rows:
         return Decision(DONE)
     job = job._replace(seq=job.seq + 1, step_count=job.step_count + len(rows), update_time_micros=now_micros)
-    event = events.of_job(
-        job,
-        events.holder(job, item.instance),
-        now_micros,
-        steps_recorded=recorded_payload(item, rows),
-    )
-    return Decision(DONE, job, [event], rows)
+    return Decision(DONE, job, [recorded(job, item, rows, now_micros)], rows)
 
 
 def commit(
@@ -58,20 +53,24 @@ def commit(
     job, past = documents.written(job, item.instance, made, now_micros)
     job = ended(job._replace(seq=job.seq + 1), SUCCEEDED, now_micros, COMMITTED)
     job = job._replace(step_count=job.step_count + len(rows), error=None)
-    event = events.of_job(
-        job,
-        events.holder(job, item.instance),
-        now_micros,
-        job_succeeded=succeeded_payload(item, rows),
-    )
+    event = succeeded(job, item, rows, now_micros)
     return Decision(DONE, job, [*past, event], rows, output=item.output, versions=made)
 
 
-def recorded_payload(item: Record, rows: list[StepRow]) -> StepsRecorded:
-    """Return what the log says of journaled steps."""
-    return StepsRecorded(epoch=item.epoch, steps=journal.digests_of(rows))
+def recorded(job: Subject, item: Record, rows: list[StepRow], now_micros: int) -> Event:
+    """Return the event of journaled steps that the job's row already counts."""
+    event = events.blank(job, events.holder(job, item.instance), now_micros)
+    payload = event.steps_recorded
+    payload.epoch = item.epoch
+    journal.add_digests(payload.steps, rows)
+    return event
 
 
-def succeeded_payload(item: Commit, rows: list[StepRow]) -> JobSucceeded:
-    """Return what the log says of a commit."""
-    return JobSucceeded(epoch=item.epoch, output_digest=digest(item.output), steps=journal.digests_of(rows))
+def succeeded(job: Subject, item: Commit, rows: list[StepRow], now_micros: int) -> Event:
+    """Return the event of a commit that the job's row already has."""
+    event = events.blank(job, events.holder(job, item.instance), now_micros)
+    payload = event.job_succeeded
+    payload.epoch = item.epoch
+    payload.output_digest = digest(item.output)
+    journal.add_digests(payload.steps, rows)
+    return event

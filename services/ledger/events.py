@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
+
+from google.protobuf.message import Message
 
 from services.ledger.jobs import JobRow
 from workmesh.ledger.v1.event_pb2 import Actor, Event, Routing
@@ -30,22 +32,52 @@ def service_actor(service: str, instance: str, on_behalf_of: str = "") -> Actor:
     return Actor(kind=Actor.KIND_SERVICE, id=service, instance=instance, on_behalf_of=on_behalf_of)
 
 
-def holder(job: JobRow, instance: str) -> Actor:
+class Subject(Protocol):
+    """A job at the place of its history that an event is to have."""
+
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def client_id(self) -> str: ...
+    @property
+    def agent(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def traceparent(self) -> str: ...
+
+
+def holder(job: Subject, instance: str) -> Actor:
     """Return the actor of the instance that runs the job."""
     return instance_actor(job.agent, job.version, instance)
 
 
-def of_job(job: JobRow, actor: Actor, now_micros: int, **payload: Any) -> Event:
+def blank(job: Subject, actor: Actor, now_micros: int) -> Event:
+    """Return an event without payload.
+
+    Fields are set one by one here and where it counts: a message given to a constructor is copied, and
+    keywords cost half as much again.
+    """
+    event = Event()
+    event.job_id = job.job_id
+    event.seq = job.seq
+    event.time_micros = now_micros
+    event.client_id = job.client_id
+    event.actor.CopyFrom(actor)
+    event.traceparent = job.traceparent
+    return event
+
+
+def of_job(job: Subject, actor: Actor, now_micros: int, **payload: Message) -> Event:
     """Return the event that stands at the job's current sequence number, with its one payload field."""
-    return Event(
-        job_id=job.job_id,
-        seq=job.seq,
-        time_micros=now_micros,
-        client_id=job.client_id,
-        actor=actor,
-        traceparent=job.traceparent,
-        **payload,
-    )
+    event = blank(job, actor, now_micros)
+    for name, message in payload.items():
+        getattr(event, name).CopyFrom(message)
+        # A payload without content is set nonetheless.
+        getattr(event, name).SetInParent()
+    return event
 
 
 def routing_of(job: JobRow) -> Routing:
@@ -64,15 +96,13 @@ def routing_of(job: JobRow) -> Routing:
 
 def created(job_id: str, job: NewJob, input_digest: bytes, instance: str, now_micros: int) -> Event:
     """Return the first event of a job."""
-    event = Event(
-        job_id=job_id,
-        seq=1,
-        time_micros=now_micros,
-        client_id=job.client_id,
-        actor=client_actor(job.client_id, instance),
-        traceparent=job.traceparent,
-    )
-    # Filled in place: a message given to a constructor is copied, and this one holds several.
+    event = Event()
+    event.job_id = job_id
+    event.seq = 1
+    event.time_micros = now_micros
+    event.client_id = job.client_id
+    event.actor.CopyFrom(client_actor(job.client_id, instance))
+    event.traceparent = job.traceparent
     payload = event.job_created
     payload.input_digest = input_digest
     payload.request_id = job.request_id

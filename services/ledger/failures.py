@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
@@ -137,7 +138,7 @@ def _retried(
     return job, _event(job, item, now_micros, attempt_failed=payload)
 
 
-def _event(job: JobRow, item: Fail, now_micros: int, **payload: object) -> Event:
+def _event(job: JobRow, item: Fail, now_micros: int, **payload: Message) -> Event:
     return events.of_job(job, events.holder(job, item.instance), now_micros, **payload)
 
 

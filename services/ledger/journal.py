@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from google.rpc.status_pb2 import Status
 
 from services.ledger.jobs import JobRow, StepRow
 from workmesh import errors
 from workmesh.chain import digest
-from workmesh.ledger.v1.event_pb2 import StepDigest
+from workmesh.ledger.v1.event_pb2 import StepDigest, StepsRecorded
 from workmesh.ledger.v1.job_pb2 import JournalStep
 
 
@@ -27,24 +27,34 @@ Journal = Mapping[tuple[str, int, str], Recorded]
 """Recorded steps by (job, series, step)."""
 
 
+class Traces(Protocol):
+    """The repeated field of an event that holds steps."""
+
+    def add(self) -> StepDigest: ...
+
+
 def recorded(row: StepRow) -> Recorded:
     """Return what the journal keeps of a row."""
     return Recorded(row.kind, row.name, row.arguments_digest, row.outcome_digest)
 
 
+def add_digests(traces: Traces, rows: Sequence[StepRow]) -> None:
+    """Add the steps' traces to an event."""
+    for row in rows:
+        trace = traces.add()
+        trace.step = row.step
+        trace.name = row.name
+        trace.kind = row.kind  # type: ignore[assignment]  # a column holds the enum's number
+        trace.arguments_digest = row.arguments_digest
+        trace.result_digest = row.outcome_digest
+        trace.failed = row.error is not None
+
+
 def digests_of(rows: Sequence[StepRow]) -> list[StepDigest]:
     """Return the steps' traces in the log."""
-    return [
-        StepDigest(
-            step=row.step,
-            name=row.name,
-            kind=row.kind,  # type: ignore[arg-type]  # a column holds the enum's number
-            arguments_digest=row.arguments_digest,
-            result_digest=row.outcome_digest,
-            failed=row.error is not None,
-        )
-        for row in rows
-    ]
+    holder = StepsRecorded()
+    add_digests(holder.steps, rows)
+    return list(holder.steps)
 
 
 def new_rows(job: JobRow, epoch: int, steps: Sequence[JournalStep], journal: Journal) -> list[StepRow]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import starmap
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from services.ledger import events, journal
 from services.ledger.arrays import blobs, encode, ids, numbers, texts
 from services.ledger.attempts import begun
-from services.ledger.commits import recorded_payload, succeeded_payload
+from services.ledger.commits import recorded, succeeded
 from services.ledger.draft import Draft, Statements
-from services.ledger.events import instance_actor
 from services.ledger.items import (
     DONE,
     Begin,
@@ -33,7 +32,6 @@ from services.ledger.items import (
 from services.ledger.jobs import JobRow, Rules, StepRow
 from services.ledger.plan import Placed
 from workmesh.chain import digest
-from workmesh.ledger.v1.event_pb2 import Event
 
 _NEW_JOB: Final = (
     *(ids, texts, ids, blobs, texts, numbers, texts, numbers),
@@ -164,7 +162,8 @@ async def record(
             rest.append((place, item))
             continue
         rows = _steps(row, item)
-        _add(draft, row, item, "steps_recorded", recorded_payload(item, rows))
+        draft.now_micros = row.now_micros
+        draft.add_event(recorded(row, item, rows, row.now_micros), "steps_recorded")
         draft.add_steps(rows)
         results[place] = DONE
     return rest
@@ -182,38 +181,39 @@ async def commit(
             rest.append((place, item))
             continue
         rows = _steps(row, item)
-        _add(draft, row, item, "job_succeeded", succeeded_payload(item, rows))
+        draft.now_micros = row.now_micros
+        draft.add_event(succeeded(row, item, rows, row.now_micros), "job_succeeded")
         draft.add_steps(rows)
         draft.add_body(item.job_id, "output", item.output)
         results[place] = DONE
     return rest
 
 
-async def _advance(statements: Statements, name: str, items: Sequence[Record | Commit]) -> dict[str, Any]:
+class _Advanced(NamedTuple):
+    """A job whose history went on by one, in the order of the statements' columns."""
+
+    job_id: str
+    client_id: str
+    agent: str
+    version: int
+    series: int
+    seq: int
+    first_ordinal: int
+    traceparent: str
+    now_micros: int
+
+
+async def _advance(
+    statements: Statements, name: str, items: Sequence[Record | Commit]
+) -> dict[str, _Advanced]:
     refs = sorted((item.job_id, item.epoch, len(item.steps)) for item in items)
     rows = await statements.fetch(name, *encode(refs, ids, numbers, numbers))
-    return {row[0]: row for row in rows}
+    return {row[0]: _Advanced._make(row) for row in rows}
 
 
-def _steps(row: Any, item: Record | Commit) -> list[StepRow]:
-    first, series = row["first_ordinal"], row["series"]
+def _steps(row: _Advanced, item: Record | Commit) -> list[StepRow]:
+    first, series = row.first_ordinal, row.series
     return [
         journal.step_row(item.job_id, series, first + index, item.epoch, step)
         for index, step in enumerate(item.steps)
     ]
-
-
-def _add(draft: Draft, row: Any, item: Record | Commit, type: str, payload: object) -> None:
-    draft.now_micros = row["now_micros"]
-    draft.add_event(
-        Event(
-            job_id=item.job_id,
-            seq=row["seq"],
-            time_micros=draft.now_micros,
-            client_id=row["client_id"],
-            actor=instance_actor(row["agent"], row["version"], item.instance),
-            traceparent=row["traceparent"],
-            **{type: payload},  # type: ignore[arg-type]  # one of the oneof's fields
-        ),
-        type,
-    )

@@ -155,7 +155,7 @@ create table jobs (
     constraint jobs_attempts check (attempt <= max_attempts and max_attempts between 1 and 100),
     -- this prevents a dead letter without the group it belongs to
     constraint jobs_fingerprint check ((state = 9) = (fingerprint is not null))
-) with (fillfactor = 70);
+) with (fillfactor = 50);
 
 create index jobs_live on jobs (job_id) where live;
 create index jobs_client on jobs (client_id, job_id);
