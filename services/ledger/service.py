@@ -37,6 +37,7 @@ from workmesh.ids import is_name
 from workmesh.ledger.v1 import ledger_write_service_pb2 as pb
 from workmesh.ledger.v1.event_pb2 import Actor
 from workmesh.ledger.v1.ledger_write_service_pb2_grpc import LedgerWriteServiceServicer
+from workmesh.rpc.client import MAX_MESSAGE_BYTES
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Message = TypeVar("Message")
@@ -44,6 +45,9 @@ Message = TypeVar("Message")
 MAX_ITEMS: Final = 256
 
 _ITEM_BYTES: Final = 256
+# So many small inputs fit in a message whatever their number; the rest of a message is framing.
+_SMALL_BYTES: Final = 8 << 10
+_RESPONSE_BYTES: Final = MAX_MESSAGE_BYTES - (64 << 10)
 _CURSOR_BYTES: Final = 256 << 10
 _LEAST_SINGLETON: Final = 1_000_000
 _MOST_SINGLETON: Final = 300_000_000
@@ -101,6 +105,7 @@ class WriteService(LedgerWriteServiceServicer):
         token = await self._issuer.issue([each.job for each in grants], now)
         response = pb.BeginAttemptsResponse(token=token, lease_micros=self._lease_micros)
         answers.fill(response.results, outcomes, answers.begin)
+        _check_size(response, grants)
         return response
 
     async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
@@ -304,6 +309,18 @@ def _raise_if_away(outcomes: Sequence[Outcome]) -> None:
         return
     if all(isinstance(each, MeshError) and each.code is grpc.StatusCode.UNAVAILABLE for each in outcomes):
         raise first
+
+
+def _check_size(response: pb.BeginAttemptsResponse, grants: Sequence[Granted]) -> None:
+    """Refuse an answer that no message carries; asked for in parts, the same leases get the same grants."""
+    if not any(len(each.input) > _SMALL_BYTES or each.journal for each in grants):
+        return
+    size = response.ByteSize()
+    if size > _RESPONSE_BYTES:
+        message = (
+            f"the grants have {size} bytes, a message at most {_RESPONSE_BYTES}: ask for fewer at a time"
+        )
+        raise errors.resource_exhausted("LIMIT_EXCEEDED", message, size=str(size), limit=str(_RESPONSE_BYTES))
 
 
 def _check_instance(instance: str) -> None:

@@ -170,6 +170,18 @@ async def test_two_offers_of_one_job_in_a_batch_give_one_grant(ledger: Ledger) -
     assert response.results[1].refusal.reason == Refusal.REASON_LEASE_HELD
 
 
+async def test_grants_that_fit_no_message_are_given_in_parts(ledger: Ledger) -> None:
+    body = b'{"text":"%s"}' % (b"x" * ((1 << 20) - 100))
+    jobs = [await ledger.job(input=body) for _ in range(5)]
+    offers = [pb.BeginAttempt(job_id=job, dispatch=1, lease_id=uuid7()) for job in jobs]
+    with pytest.raises(MeshError, match="LIMIT_EXCEEDED"):
+        await ledger.call("BeginAttempts", attempts=offers, instance="agent-1")
+    for part in (offers[:3], offers[3:]):
+        response = await ledger.call("BeginAttempts", attempts=part, instance="agent-1")
+        assert [each.grant.job.input == body for each in response.results] == [True] * len(part)
+        assert {each.grant.job.epoch for each in response.results} == {1}
+
+
 async def test_leases_are_renewed_only_while_they_last(ledger: Ledger) -> None:
     kept, late, stale = [await ledger.running() for _ in range(3)]
     await ledger.age(late.job_id, LEASE_SECONDS)

@@ -8,9 +8,11 @@ import asyncpg
 import grpc
 import pytest
 
+from services.ledger.draft import Head
 from services.ledger.session import Session
 from tests.integration.ledger.databases import Databases
 from tests.integration.ledger.harness import OPERATOR, Ledger, new_job, reason, until
+from workmesh.chain import GENESIS
 from workmesh.errors import MeshError
 from workmesh.ledger.v1 import ledger_write_service_pb2 as pb
 from workmesh.local.stack import Stack
@@ -101,6 +103,16 @@ async def test_an_idle_writer_that_lost_its_session_comes_back_by_itself(own_led
         await end_session(own_ledger, writer.pid)
     await until(lambda: own_ledger.writers.owning == 2 and all(w.pid for w in own_ledger.all_writers))
     assert [writer.head for writer in own_ledger.all_writers] == heads
+
+
+async def test_a_writer_whose_chain_went_on_without_it_begins_anew_from_the_head(own_ledger: Ledger) -> None:
+    """Should ownership ever fail, the key of blocks forbids a fork, and the writer reads its head again."""
+    for writer in own_ledger.all_writers:
+        head = writer.head
+        assert head is not None
+        writer._head = Head(head.chain, head.timeline, 0, GENESIS)
+    results = await own_ledger.create(new_job(), new_job())
+    assert {reason(each.status) for each in results} == {""}
 
 
 async def test_chains_are_taken_over_by_the_next_process(databases: Databases, database: str) -> None:
