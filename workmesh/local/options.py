@@ -38,7 +38,7 @@ class StackOptions:
     access_log: bool = False
     """Let Envoy write `logs/access.log`, one JSON line a request."""
     log_level: str = "info"
-    start_seconds: float = 60.0
+    start_seconds: float = 120.0
     """How long all of it may take to become ready."""
     pin_to_parent: bool = True
     """Use the kernel's parent-death signal where there is one (Linux), else the watchdog process."""

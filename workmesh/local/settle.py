@@ -35,6 +35,7 @@ def settle(profile: Profile, options: StackOptions, services: Iterable[str], por
     Raises:
         StackError: among others PreflightError, where the machine lacks something.
     """
+    profile.make()
     here = set(services) - options.external.keys()
     account = postgres_account() if "postgres" in here else None
     data = postgres.data_directory(profile, account)
@@ -42,7 +43,7 @@ def settle(profile: Profile, options: StackOptions, services: Iterable[str], por
     if options.wipe:
         postgres.remove_data(data)
         profile.wipe()
-    profile.make()
+        profile.make()
     cache = cache_directory()
     keys.make_keys(profile.keys)
     return Site(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -212,11 +213,31 @@ async def test_more_than_a_thousand_calls_are_in_flight_at_once(
     calls = [asyncio.ensure_future(call(b"x", metadata=metadata, timeout=60)) for _ in range(1_100)]
 
     async def all_arrived() -> bool:
+        ended = [call for call in calls if call.done()]
+        assert ended == []
         return gateway.waiting == len(calls)
 
     await eventually(all_arrived, 50)
     gateway.gate.set()
     assert await asyncio.gather(*calls) == [b"x"] * len(calls)
+
+
+async def test_a_gateway_that_is_merely_busy_is_not_cut_off(
+    proxy: Stack, gateway: Gateway, channel: grpc.aio.Channel
+) -> None:
+    time.sleep(4)  # noqa: ASYNC251 - the gateway lives on this loop, and is to answer nothing
+    assert await code_of(unary(channel, WRITE)(b"", metadata=bearer(proxy), timeout=5)) == "OK"
+
+
+async def test_the_only_gateway_is_not_shut_out_for_saying_that_others_are_down(
+    proxy: Stack, gateway: Gateway, channel: grpc.aio.Channel
+) -> None:
+    call = unary(channel, WRITE)
+    gateway.failures = 20
+    for _ in range(20):
+        assert await code_of(call(b"", metadata=bearer(proxy), timeout=5)) == "UNAVAILABLE"
+    assert gateway.failures == 0
+    assert await code_of(call(b"", metadata=bearer(proxy), timeout=5)) == "OK"
 
 
 async def test_the_largest_message_passes(proxy: Stack, gateway: Gateway, channel: grpc.aio.Channel) -> None:

@@ -13,7 +13,7 @@ from tests.stack import eventually
 from workmesh.local import Happening, Stack, StackError
 from workmesh.local.services import TABLE
 
-OURS = ("ledger", "scheduler", "toolhub", "gateway", "agent-1")
+MORTALS = ("ledger", "scheduler", "toolhub", "gateway", "envoy", "agent-1")
 CHECK = "/grpc.health.v1.Health/Check"
 
 
@@ -65,7 +65,7 @@ async def test_a_service_starts_once_what_it_needs_is_ready(stack: Stack) -> Non
         assert first[name, Happening.STARTED] >= first[need, Happening.READY]
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", MORTALS)
 async def test_a_killed_service_comes_back(stack: Stack, name: str) -> None:
     killed = stack.kill(name)
     await stack.wait_ready(name)

@@ -99,6 +99,7 @@ def test_without_handlers_there_are_no_agents() -> None:
 
 def test_a_temporary_stack_leaves_no_trace() -> None:
     with running(only=STORES) as stack:
+        assert stack.data_directory("postgres").is_relative_to(stack.home)
         traces = [stack.home, stack.data_directory("postgres"), stack.log_path("nats")]
         assert all(path.exists() for path in traces)
     assert not any(path.exists() for path in traces)
