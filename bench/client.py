@@ -16,7 +16,7 @@ from workmesh.gateway.v1 import job_service_pb2 as pb
 from workmesh.gateway.v1.job_pb2 import JobSubmission
 from workmesh.gateway.v1.job_service_pb2_grpc import JobServiceStub
 from workmesh.payload import json_to_struct
-from workmesh.rpc.client import open_channel
+from workmesh.rpc.client import open_stream_channel
 
 if TYPE_CHECKING:
     from workmesh.gateway.v1.job_service_pb2_grpc import JobServiceAsyncStub
@@ -64,7 +64,7 @@ class BenchClient:
     """One client of the mesh."""
 
     def __init__(self, edge_address: str, token: str) -> None:
-        self._channel = open_channel(edge_address)
+        self._channel = open_stream_channel(edge_address)
         self._jobs: JobServiceAsyncStub = JobServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
 

@@ -1,7 +1,7 @@
 """The ledger and PostgreSQL alone: `python -m bench.ledger`.
 
-A lifecycle is a job created, begun and committed with one step, in batches, with 1 KiB in and 1 KiB out, while
-one follower tails the feed. CPU per job counts the ledger and PostgreSQL with its backends.
+A lifecycle is a job created, begun and committed with one step, in batches, with 1 KiB in and out, while one
+follower tails the feed. CPU per job counts the ledger and PostgreSQL with its backends.
 """
 
 from __future__ import annotations

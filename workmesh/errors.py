@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN: Final = "workmesh"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
+_CUT_STREAM: Final = ("RST_STREAM", "Internal error from Core")
 
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -248,8 +249,12 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
             return from_status(status_pb2.Status.FromString(value))
-    code = error.code()
-    return MeshError(code, _PLAIN_REASONS.get(code, "INTERNAL"), error.details() or code.name)
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INTERNAL and any(mark in details for mark in _CUT_STREAM):
+        # A server died in mid-stream: its proxy can only reset the stream then, which reads INTERNAL, and so
+        # does what grpc.aio makes of a write that comes after.
+        return unavailable("DEPENDENCY_DOWN", "the stream was cut before its end")
+    return MeshError(code, _PLAIN_REASONS.get(code, "INTERNAL"), details or code.name)
 
 
 def _duration(seconds: float) -> Duration:

@@ -9,11 +9,11 @@ from services.agent.config import AgentConfig
 from services.agent.definitions import apply_definitions
 from services.agent.instance import Identity, Instance
 from services.agent.keeper import LeaseKeeper
-from services.agent.ledger import MAX_MESSAGE_BYTES, Ledger
+from services.agent.ledger import Ledger
 from services.agent.scheduler import SchedulerLink
 from services.agent.tools import ToolStream
 from workmesh.clock import Clock
-from workmesh.rpc.client import open_channel
+from workmesh.rpc.client import open_channel, open_stream_channel
 from workmesh.scheduler.v1.lease_service_pb2_grpc import LeaseServiceStub
 from workmesh.sdk.registry import Registry
 from workmesh.telemetry import Telemetry
@@ -35,9 +35,9 @@ class AgentProcess:
         self._end = end
         self._registry = registry
         self._channels = [
-            open_channel(config.ledger_address, max_message_bytes=MAX_MESSAGE_BYTES),
-            open_channel(config.scheduler_address),
-            open_channel(config.toolhub_address),
+            open_channel(config.ledger_address),
+            open_stream_channel(config.scheduler_address),
+            open_stream_channel(config.toolhub_address),
         ]
         self.ledger = Ledger(
             self._channels[0],

@@ -23,7 +23,7 @@ from workmesh.gateway.v1 import (
 from workmesh.gateway.v1 import job_service_pb2 as pb
 from workmesh.gateway.v1.job_pb2 import Job, JobSubmission, SubmissionResult
 from workmesh.payload import json_to_struct
-from workmesh.rpc.client import open_channel
+from workmesh.rpc.client import open_stream_channel
 
 if TYPE_CHECKING:
     from workmesh.gateway.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
@@ -52,7 +52,7 @@ class MeshClient:
     """One client of the mesh; `async with MeshClient(edge, token) as client`."""
 
     def __init__(self, address: str, token: str, more: Sequence[tuple[str, str]] = ()) -> None:
-        self.channel = open_channel(address, max_message_bytes=16 << 20)
+        self.channel = open_stream_channel(address)
         self.jobs: JobServiceAsyncStub = job_service_pb2_grpc.JobServiceStub(self.channel)
         self.definitions: DefinitionServiceAsyncStub = definition_service_pb2_grpc.DefinitionServiceStub(
             self.channel

@@ -99,17 +99,14 @@ class FreightRun:
         stream = client.stream(len(cases), self._on_end)
         stream.submit([submission(case, seed=1) for case in cases])
         stream.finish()
-        running = asyncio.create_task(stream.run())
         in_flight: list[int] = []
-        try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stream.run())
             await stream.all_accepted.wait()
             for share, mischief in self._mischief:
                 await self._until(share)
                 in_flight.append(len(cases) - self._ended)
                 await mischief(self._stack)
-            await running
-        finally:
-            running.cancel()
         return in_flight[0]
 
     async def _until(self, share: float) -> None:

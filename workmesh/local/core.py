@@ -14,6 +14,7 @@ from workmesh.local import edge
 from workmesh.local.description import describe
 from workmesh.local.errors import StackError, StartError
 from workmesh.local.events import EventLog
+from workmesh.local.health import probe_grpc
 from workmesh.local.home import Profile, ProfileLock, remove_run_directory
 from workmesh.local.instance import State
 from workmesh.local.options import StackOptions
@@ -29,6 +30,7 @@ from workmesh.local.supervisor import Supervisor
 
 # The others' addresses are part of their callers' environment.
 SCALABLE = ("agent", "gateway")
+EDGE_POLL_SECONDS = 0.02
 
 
 class StackCore:
@@ -67,6 +69,7 @@ class StackCore:
         try:
             async with asyncio.timeout(self.options.start_seconds):
                 await asyncio.gather(*(instance.wait_ready() for instance in wanted))
+                await self._reach_gateway()
         except TimeoutError:
             raise StartError(self.supervisor.unready()) from None
 
@@ -94,10 +97,15 @@ class StackCore:
         """Bring the endpoints at the edge and the record up to date."""
         instances = self.supervisor.instances
         if "envoy" in instances:
-            gateways = [instances[each.name] for each in self.roster.of("gateway") if each.name in instances]
-            ready = [each.name for each in gateways if each.state is State.READY]
-            edge.write_endpoints(self.site, [self.roster.replicas[name].port for name in ready])
+            edge.write_endpoints(
+                self.site, [self.roster.replicas[name].port for name in self._ready_gateways()]
+            )
         write_record(self.profile.record, describe(self.site, instances.values()))
+
+    def _ready_gateways(self) -> list[str]:
+        instances = self.supervisor.instances
+        names = [each.name for each in self.roster.of("gateway") if each.name in instances]
+        return [name for name in names if instances[name].state is State.READY]
 
     def pids(self) -> dict[str, list[int]]:
         """The process ids of each instance, its own first, then its descendants'."""
@@ -125,6 +133,16 @@ class StackCore:
         self.refresh()
         self._undo.push_async_callback(self.supervisor.stop)
         await self.supervisor.start(self.services)
+        await self.wait_ready(())
+
+    async def _reach_gateway(self) -> None:
+        """Return once calls pass Envoy: it finds out by itself, and a little later, that a gateway is up."""
+        if "envoy" not in self.supervisor.instances or not self._ready_gateways():
+            return
+        while True:
+            if await probe_grpc(edge.HOST, self.site.edge_port) is None:
+                return
+            await asyncio.sleep(EDGE_POLL_SECONDS)
 
     def _clean_up(self) -> None:
         remove_run_directory(self.site.run)

@@ -33,14 +33,43 @@ _SERVICE_CONFIG: Final = json.dumps(
 )
 
 
-def open_channel(addresses: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
+_OPTIONS: Final[list[tuple[str, str | int]]] = [
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.enable_retries", 1),
+    ("grpc.use_local_subchannel_pool", 1),
+    # The servers have limits both ways.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A restarted peer is found again within a second, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+
+# Without the filters that look into messages: they abort the process when a stream breaks between two writes
+# (grpc/grpc#40283). Calls are not repeated either, which a stream that has begun never is.
+_STREAM_OPTIONS: Final = [*_OPTIONS, ("grpc.minimal_stack", 1), ("grpc.per_message_compression", 0)]
+
+
+def open_channel(addresses: str) -> grpc.aio.Channel:
     """Return a channel to "host:port" or, round robin, to "host:port,host:port".
 
     Every call gets its `timeout=` from the caller, save long-lived streams. A list holds IP addresses or
     `localhost`, a single host may be a DNS name with several addresses. Raises ValueError for anything
     else.
     """
-    return grpc.aio.insecure_channel(target_of(addresses), options=_options(max_message_bytes))
+    return grpc.aio.insecure_channel(target_of(addresses), options=_OPTIONS)
+
+
+def open_stream_channel(addresses: str) -> grpc.aio.Channel:
+    """Return a channel for calls whose requests are streams; none of its calls is repeated by itself."""
+    return grpc.aio.insecure_channel(target_of(addresses), options=_STREAM_OPTIONS)
 
 
 def target_of(addresses: str) -> str:
@@ -71,22 +100,3 @@ def _family(host: str) -> str:
         return f"ipv{ipaddress.ip_address(host).version}"
     except ValueError:
         return "dns"
-
-
-def _options(max_message_bytes: int) -> list[tuple[str, str | int]]:
-    return [
-        ("grpc.service_config", _SERVICE_CONFIG),
-        ("grpc.enable_retries", 1),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        # A restarted peer is found again within a second, not after gRPC's two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-    ]

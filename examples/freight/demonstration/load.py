@@ -17,7 +17,7 @@ from workmesh.gateway.v1.audit_service_pb2_grpc import AuditServiceStub
 from workmesh.gateway.v1.job_pb2 import Job, JobSubmission, SubmissionResult
 from workmesh.gateway.v1.job_service_pb2 import StreamJobsRequest, StreamJobsResponse
 from workmesh.gateway.v1.job_service_pb2_grpc import JobServiceStub
-from workmesh.rpc.client import open_channel
+from workmesh.rpc.client import open_stream_channel
 
 if TYPE_CHECKING:
     from workmesh.gateway.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
@@ -41,7 +41,7 @@ class FreightClient:
     """One client of the mesh, through the edge."""
 
     def __init__(self, edge_address: str, token: str, random: Random) -> None:
-        self._channel = open_channel(edge_address)
+        self._channel = open_stream_channel(edge_address)
         self._jobs: JobServiceAsyncStub = JobServiceStub(self._channel)
         self._audit: AuditServiceAsyncStub = AuditServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -109,7 +109,7 @@ class JobStream:
             try:
                 await self._call()
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _AGAIN_CODES:
+                if errors.from_rpc_error(error).code not in _AGAIN_CODES:
                     raise
             if self._done:
                 return

@@ -89,6 +89,20 @@ def test_a_failed_call_without_details_keeps_code_and_message() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "details",
+    ["Stream removed (RST_STREAM (Received RST_STREAM with error code 2))", "Internal error from Core"],
+)
+def test_a_stream_that_was_cut_reads_as_unavailable(details: str) -> None:
+    error = errors.from_rpc_error(rpc_error(grpc.StatusCode.INTERNAL, details, Metadata()))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_DOWN")
+
+
+def test_an_internal_error_that_the_server_answered_stays_one() -> None:
+    error = errors.from_rpc_error(rpc_error(grpc.StatusCode.INTERNAL, "internal error", Metadata()))
+    assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+
+
 def test_a_status_of_an_unknown_code_is_unknown() -> None:
     assert errors.from_status(status_pb2.Status(code=99, message="?")).code is grpc.StatusCode.UNKNOWN
 
