@@ -28,6 +28,7 @@ from services.scheduler.service import LeaseService, SchedulerService
 from services.scheduler.singleton import Singleton
 from services.scheduler.stream import JobsStream
 from services.scheduler.subjects import CANCELS
+from services.scheduler.tasks import end
 from workmesh.clock import Clock
 
 
@@ -79,8 +80,7 @@ class Scheduler:
     async def drain(self) -> None:
         """Let another scheduler project, hand back what was not offered, and send the instances away."""
         if self._leading is not None:
-            self._leading.cancel()
-            await asyncio.gather(self._leading, return_exceptions=True)
+            await end(self._leading)
         await self.leader.resign()
         await self.pools.close()
         self.leases.drain()
@@ -88,9 +88,7 @@ class Scheduler:
 
     async def close(self) -> None:
         """End at once."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self.bus.close()
 
     def _make_offers(self) -> Offers:

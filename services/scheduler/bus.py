@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 
 LEAST_BACKOFF: Final = 0.05
 MOST_BACKOFF: Final = 0.5
+NATS_FAULTS: Final = (OSError, TimeoutError, nats.errors.Error)
 _CONNECT_SECONDS: Final = 2.0
 _PING_SECONDS: Final = 2.0
 _MOST_OWED: Final = 100_000
@@ -63,16 +64,26 @@ class Bus:
     async def listen(self, name: str, handler: Handler) -> None:
         """Handle messages to `<inbox>.<name>.*`, in this connection and all later ones."""
         self._inboxes[name] = handler
-        if self._client is not None and self.connected:
+        if self._client is None or not self.connected:
+            return
+        try:
             await self._attach(self._client, name, handler)
+        except NATS_FAULTS as error:
+            # The connection has just broken: the next one listens from its start.
+            _logger.info("an inbox waits for NATS", extra={"action": "listen_late", "error": str(error)})
 
     async def unlisten(self, name: str) -> None:
         """Handle what is on its way to an inbox, then no more of it."""
         self._inboxes.pop(name, None)
         number = self._numbers.pop(name, None)
-        if self._client is not None and self.connected and number is not None:
+        if self._client is None or not self.connected or number is None:
+            return
+        try:
             await self._client.detach(number)
             await self._client.flush(timeout=1)
+        except NATS_FAULTS as error:
+            # The server forgets the inbox with the connection.
+            _logger.info("an inbox was left open", extra={"action": "unlisten_late", "error": str(error)})
 
     async def run(self) -> None:
         """Keep the connection until `close`."""
@@ -81,7 +92,7 @@ class Bus:
             ended = asyncio.Event()
             try:
                 client = await self._connect(ended)
-            except (OSError, TimeoutError, nats.errors.Error) as error:
+            except NATS_FAULTS as error:
                 _logger.warning(
                     "NATS does not answer",
                     extra={"action": "nats_unreachable", "error": f"{type(error).__name__}: {error}"},
@@ -107,7 +118,7 @@ class Bus:
         try:
             async with asyncio.timeout(seconds):
                 await self._client.flush(timeout=max(1, round(seconds) + 1))
-        except (TimeoutError, OSError, nats.errors.Error):
+        except NATS_FAULTS:
             return False
         return self.connected
 

@@ -18,7 +18,7 @@ from services.scheduler.rebuild import Rebuilder, Rebuilt
 from services.scheduler.reconciler import Reconciler
 from services.scheduler.singleton import Singleton, Tenure, TenureLost
 from services.scheduler.stream import JobsStream, StorageGone, StreamFault
-from services.scheduler.tasks import run_together
+from services.scheduler.tasks import end, run_together
 from workmesh import errors
 from workmesh.clock import Clock
 from workmesh.errors import MeshError
@@ -170,13 +170,16 @@ class Leader:
         generation = await self._stream.generation()
         cursor = await self._ledger.cursor()
         if generation and cursor is not None and cursor.generation == generation:
+            await self._stream.adopt(generation)
             return cursor
         self._cause = "no_stream" if not generation else "no_cursor" if cursor is None else "generation"
         return None
 
     async def _rebuild(self, tenure: Tenure) -> Cursor:
+        """Rebuild until it succeeds; what happens on the way begins it again."""
+        await self._calm_down()
         while True:
-            await self._calm_down()
+            await self._bus.wait_connected()
             cause, self._cause = self._cause or "stall", ""
             self._wanted.clear()
             asked, self._asked = self._asked, []
@@ -193,6 +196,7 @@ class Leader:
             except BaseException:
                 self._asked += asked
                 raise
+            self._rebuilt_at = self._clock.monotonic()
             for answer in asked:
                 if not answer.done():
                     answer.set_result(rebuilt)
@@ -200,10 +204,8 @@ class Leader:
 
     async def _calm_down(self) -> None:
         """Rebuild at once after a quiet time, later and later when one rebuild follows another."""
-        now = self._clock.monotonic()
-        recent = now - self._rebuilt_at < _CALM_SECONDS
+        recent = self._clock.monotonic() - self._rebuilt_at < _CALM_SECONDS
         self._pause = min(_MOST_PAUSE, max(_RETRY_SECONDS, self._pause * 2)) if recent else 0.0
-        self._rebuilt_at = now + self._pause
         await asyncio.sleep(self._pause)
 
     async def _watch(self) -> None:
@@ -249,10 +251,8 @@ class Leader:
         try:
             await asyncio.wait({task, wanted}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            wanted.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        if task.cancelled():
+            ended = task.done()
+            await end(task, wanted)
+        if not ended:
             raise RebuildWanted(self._cause)
         return task.result()

@@ -104,7 +104,7 @@ class Projection:
             plan = router.plan(blocks, micros(self._clock.time()))
             self._broadcast(plan)
             self._see_pools(plan.pools)
-            await self._publisher.publish(plan.publications)
+            await self._publisher.publish(plan.publications, identified=True)
             PUBLISHED.inc(len(plan.publications))
             LAG.set(max(0.0, self._clock.time() - blocks[-1].time_micros / 1e6))
             progress.advance(blocks)

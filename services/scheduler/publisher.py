@@ -8,6 +8,8 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
+import orjson
+
 from services.scheduler.bus import LEAST_BACKOFF, MOST_BACKOFF, Bus
 from services.scheduler.messages import Publication, parse_status
 from workmesh.clock import Clock
@@ -18,27 +20,42 @@ INBOX: Final = "pub"
 NO_RESPONDERS: Final = 503
 FLIGHT_ITEMS: Final = 512
 FLIGHT_SECONDS: Final = 1.5
+LEAST_SPARSE: Final = 4
 
 
 class _Flight:
-    """One round of publishing: which of its messages are stored."""
+    """One round of publishing: the sequence numbers under which its messages are stored, 0 where unknown.
 
-    __slots__ = ("answered", "open", "refusal", "stored")
+    A sparse flight asks for those of its first and last message only.
+    """
 
-    def __init__(self, count: int) -> None:
-        self.stored = bytearray(count)
-        self.open = count
+    __slots__ = ("answered", "open", "refusal", "sequences", "sparse")
+
+    def __init__(self, count: int, sparse: bool) -> None:
+        self.sequences = [0] * count
+        self.sparse = sparse
+        self.open = 2 if sparse else count
         self.refusal = ""
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def settle(self, index: int, refusal: str) -> None:
-        if refusal:
-            self.refusal = refusal
-        else:
-            self.stored[index] = 1
+    def asks(self, index: int) -> bool:
+        """Whether a message is to be acknowledged."""
+        return not self.sparse or index in (0, len(self.sequences) - 1)
+
+    def settle(self, index: int, sequence: int, refusal: str = "") -> None:
+        self.sequences[index] = sequence
+        self.refusal = refusal or self.refusal
         self.open -= 1
         if self.open <= 0:
             self.end()
+
+    def missing(self) -> list[int]:
+        """Which messages are not known to be stored."""
+        count = len(self.sequences)
+        if self.sparse:
+            first, last = self.sequences[0], self.sequences[-1]
+            return [] if first and last - first == count - 1 else list(range(count))
+        return [index for index, sequence in enumerate(self.sequences) if not sequence]
 
     def end(self) -> None:
         if not self.answered.done():
@@ -46,8 +63,12 @@ class _Flight:
 
 
 class Publisher:
-    """Publishes batches, each message acknowledged by itself: an acknowledgement costs 6 µs here, and other
-    publishers on the stream (fired delays among them) make counting by sequence numbers guesswork.
+    """Publishes batches and waits for their acknowledgements.
+
+    Each acknowledgement costs 10 µs here and 5 µs in the server. So of a batch whose messages all carry ids
+    only the first and the last are acknowledged: if their sequence numbers are as far apart as they are, all
+    between them are stored. If not (something else was stored between them, or a message was known
+    already), the batch is published once more with all acknowledgements; the ids make that harmless.
     """
 
     def __init__(self, bus: Bus, clock: Clock) -> None:
@@ -69,28 +90,32 @@ class Publisher:
         since = self._failing_since
         return 0.0 if since is None else self._clock.monotonic() - since
 
-    async def publish(self, publications: Sequence[Publication]) -> None:
+    async def publish(self, publications: Sequence[Publication], *, identified: bool = False) -> None:
         """Return when all are stored; refused and unanswered ones are published again until they are.
 
-        Order is kept among messages of one round; a repeat of an unanswered one may store it twice.
+        `identified` says that every message carries an id; without one a repeat of an unanswered message may
+        store it twice. Order is kept among messages of one round.
         """
         for start in range(0, len(publications), FLIGHT_ITEMS):
             rest = publications[start : start + FLIGHT_ITEMS]
+            if identified and len(rest) >= LEAST_SPARSE:
+                rest = await self._fly(rest, sparse=True)
             backoff = LEAST_BACKOFF
-            while rest := await self._fly(rest):
+            while rest and (rest := await self._fly(rest, sparse=False)):
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
                 backoff = min(MOST_BACKOFF, backoff * 2)
 
-    async def _fly(self, publications: Sequence[Publication]) -> Sequence[Publication]:
+    async def _fly(self, publications: Sequence[Publication], *, sparse: bool) -> Sequence[Publication]:
         """Publish once and return what is not known to be stored."""
         await self._bus.wait_connected()
         began = self._clock.monotonic()
         self._last_flight += 1
         number = self._last_flight
-        flight = self._flights[number] = _Flight(len(publications))
+        flight = self._flights[number] = _Flight(len(publications), sparse)
         reply = f"{self._bus.inbox}.{INBOX}.{number:x}-"
         for index, each in enumerate(publications):
-            self._bus.send(each.subject, each.payload, f"{reply}{index:x}", each.headers)
+            to = f"{reply}{index:x}" if flight.asks(index) else ""
+            self._bus.send(each.subject, each.payload, to, each.headers)
         try:
             async with asyncio.timeout(FLIGHT_SECONDS):
                 await flight.answered
@@ -98,17 +123,17 @@ class Publisher:
             flight.refusal = flight.refusal or "no answer"
         finally:
             del self._flights[number]
-        rest = [each for each, stored in zip(publications, flight.stored, strict=True) if not stored]
+        rest = [publications[index] for index in flight.missing()]
         self._note(flight, began, len(publications), len(rest))
         return rest
 
     def _note(self, flight: _Flight, began: float, count: int, failed: int) -> None:
-        if failed < count:
+        if any(flight.sequences):
             self._failing_since = None
-        if not failed:
-            return
-        if failed == count and self._failing_since is None and self._bus.connected:
+        elif self._failing_since is None and self._bus.connected:
             self._failing_since = began
+        if not failed or not flight.refusal:
+            return
         _logger.warning(
             "messages were not stored and are published again",
             extra={"action": "publish_failed", "messages": failed, "of": count, "cause": flight.refusal},
@@ -119,13 +144,13 @@ class Publisher:
         flight = self._flights.get(int(number, 16))
         if flight is None:
             return
-        refusal = ""
         if headers and parse_status(headers) == NO_RESPONDERS:
-            refusal = "no stream"
             self.stream_missing.set()
+            flight.settle(int(index, 16), 0, "no stream")
         elif b'"error"' in data:
-            refusal = data.decode(errors="replace")[:300]
-        flight.settle(int(index, 16), refusal)
+            flight.settle(int(index, 16), 0, data.decode(errors="replace")[:300])
+        else:
+            flight.settle(int(index, 16), orjson.loads(data)["seq"] if flight.sparse else 1)
 
     def _connection_changed(self, connected: bool) -> None:
         self._failing_since = None

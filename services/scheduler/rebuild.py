@@ -64,7 +64,7 @@ class Rebuilder:
             positions |= by_chain(heads)
             now = micros(self._clock.time())
             publications = [each for job in jobs if (each := router.live(job, now)) is not None]
-            await self._publisher.publish(publications)
+            await self._publisher.publish(publications, identified=True)
             count += len(publications)
         cursor = Cursor(generation, positions, self._clock.time())
         await self._ledger.store_cursor(tenure.epoch, cursor)

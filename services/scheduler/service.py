@@ -15,6 +15,7 @@ from services.scheduler.offers import Offers
 from services.scheduler.pools import Pools
 from services.scheduler.stream import JobsStream, StreamFault
 from services.scheduler.subjects import LANES
+from services.scheduler.tasks import end
 from workmesh import errors
 from workmesh.clock import Clock, micros
 from workmesh.errors import MeshError, Violation
@@ -75,8 +76,7 @@ class LeaseService(LeaseServiceServicer):
             reader.result()
         finally:
             self._offers.disconnected(instance)
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await end(reader)
 
     def drain(self) -> None:
         """End all streams: their instances turn to another scheduler."""

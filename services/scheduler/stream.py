@@ -81,6 +81,12 @@ class JobsStream:
         _logger.info("the stream is made", extra={"action": "stream_created", "generation": generation})
         return generation
 
+    async def adopt(self, generation: str) -> None:
+        """Bring a stream that an earlier process made to this one's settings."""
+        jetstream = self._bus.jetstream()
+        await jetstream.update_stream(self._config(generation))
+        await jetstream.add_consumer(STREAM, _canary(generation, self._clock.time()))
+
     async def ensure_pool(self, pool: str, generation: str) -> None:
         """Make the consumers of a pool's lanes, unless this process did so before."""
         if (pool, generation) in self._made:

@@ -15,6 +15,7 @@ import pytest
 from services.scheduler.assembly import Scheduler
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.service import LEASE_SERVICE, SCHEDULER_SERVICE
+from services.scheduler.tasks import end
 from tests.integration.scheduler.instances import TestInstance
 from tests.integration.scheduler.nats_server import NatsServer
 from tests.integration.scheduler.scripted_ledger import ScriptedLedger
@@ -92,9 +93,7 @@ class RunningScheduler:
 
     async def kill(self) -> None:
         """End without handing anything back."""
-        for task in self.scheduler._tasks:
-            task.cancel()
-        await asyncio.gather(*self.scheduler._tasks, return_exceptions=True)
+        await end(*self.scheduler._tasks)
         await self.server.stop(0)
         await self.scheduler.close()
         if self.own is not None:

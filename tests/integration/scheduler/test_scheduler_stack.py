@@ -165,7 +165,7 @@ async def test_a_directory_wiped_while_nats_is_down_is_filled_again(
     jobs = await mesh.create(400)
     jobs += await mesh.create(100, delay=2.0)
     await mesh.stack.stop_process("nats")
-    shutil.rmtree(mesh.stack.data_directory("nats") / "jetstream")
+    shutil.rmtree(mesh.stack.data_directory("nats") / "jetstream", ignore_errors=True)
     jobs += await mesh.create(100)
     await mesh.stack.start_process("nats")
     await ends_well(mesh, workers, jobs)
