@@ -59,12 +59,12 @@ SERVICE = "ledger"
 class Announcer:
     """Hands each committed block to the feed of this process and has the others told."""
 
-    def __init__(self, listeners: Sequence[CommitListener]) -> None:
-        self._listeners = tuple(listeners)
+    def __init__(self) -> None:
+        self.listeners: Sequence[CommitListener] = ()
 
     def committed(self, block: Block) -> None:
         """Pass a block on."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.committed(block)
 
 
@@ -97,18 +97,19 @@ async def _serve(config: LedgerConfig, signer: TokenSigner, stack: AsyncExitStac
         FeedPolicy(),
         instance=config.instance,
     )
-    notifier = Notifier(writing, config.instance)
     rules = Rules(
         lease_micros=micros(config.lease_seconds),
         allowance_micros=micros(config.clock_allowance_seconds),
         ledger=service_actor(SERVICE, config.instance),
         draw=random.random,
     )
-    announcer = Announcer((feed, notifier))
+    announcer = Announcer()
     writers = Writers(
         [Writer(partial(Session.open, url, application), rules, announcer) for _ in range(config.writers)],
         patience=config.patience_seconds,
     )
+    notifier = Notifier(writing, config.instance, lambda: writers.backends)
+    announcer.listeners = (feed, notifier)
     batcher: Batcher[Item, Outcome] = Batcher(
         writers.write, name="ledger_writes", max_items=MAX_ITEMS, size_of=_size_of, flights=config.writers
     )

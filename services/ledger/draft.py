@@ -97,9 +97,9 @@ class Draft:
         )
 
     async def append(self, statements: Statements, block: Block) -> None:
-        """Write the sealed block and all that came with it."""
-        await statements.fetch(
-            "append",
+        """Write the sealed block and all that came with it, in one statement."""
+        name = "append"
+        arguments: list[object] = [
             block.chain,
             block.height,
             block.timeline,
@@ -113,7 +113,13 @@ class Draft:
             *texts(self._types),
             *texts(self._clients),
             *blobs(self._events),
-            *encode(self._bodies, ids, texts, blobs),
-            *encode(self._steps, *_STEP),
-            *encode(self._versions, *_VERSION),
-        )
+        ]
+        more = self._steps or self._versions
+        if more or self._bodies:
+            name = "append_with_bodies"
+            arguments += encode(self._bodies, ids, texts, blobs)
+        if more:
+            name = "append_with_all"
+            arguments += encode(self._steps, *_STEP)
+            arguments += encode(self._versions, *_VERSION)
+        await statements.fetch(name, *arguments)

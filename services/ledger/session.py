@@ -9,10 +9,7 @@ from typing import Any, Final
 import asyncpg
 
 from services.ledger import statements
-from services.ledger.database import STATEMENT_SECONDS, Role, connect
-
-# The server gives up first and says why; this bound is for a server that says nothing.
-_CALL_SECONDS: Final = STATEMENT_SECONDS + 2.0
+from services.ledger.database import Role, connect
 
 WRITE_STATEMENTS: Final[Mapping[str, str]] = {
     **statements.load("chains"),
@@ -23,7 +20,7 @@ WRITE_STATEMENTS: Final[Mapping[str, str]] = {
 
 
 class Session:
-    """Runs named statements; the connection is nobody else's."""
+    """Runs named statements; the connection is nobody else's, and whoever uses it bounds the time."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -45,19 +42,19 @@ class Session:
 
     async def fetch(self, name: str, *arguments: object) -> list[Any]:
         """Run a statement and return its rows."""
-        return await self._connection.fetch(WRITE_STATEMENTS[name], *arguments, timeout=_CALL_SECONDS)
+        return await self._connection.fetch(WRITE_STATEMENTS[name], *arguments)
 
     async def fetch_value(self, name: str, *arguments: object) -> Any:
         """Run a statement and return the first column of its first row, None without rows."""
-        return await self._connection.fetchval(WRITE_STATEMENTS[name], *arguments, timeout=_CALL_SECONDS)
+        return await self._connection.fetchval(WRITE_STATEMENTS[name], *arguments)
 
     async def begin(self) -> None:
         """Begin a transaction."""
-        await self._connection.execute("begin", timeout=_CALL_SECONDS)
+        await self._connection.execute("begin")
 
     async def rollback(self) -> None:
         """Undo the transaction."""
-        await self._connection.execute("rollback", timeout=_CALL_SECONDS)
+        await self._connection.execute("rollback")
 
     async def commit(self) -> None:
         """Commit, whatever happens to the caller: never cancelled, by nobody's clock.

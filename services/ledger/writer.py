@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import asyncpg
 
 from services.ledger import careful_path, chains, grants, metrics, plain_path, requests, shelves
-from services.ledger.database import is_outage
+from services.ledger.database import STATEMENT_SECONDS, is_outage
 from services.ledger.draft import Draft, Head
 from services.ledger.items import Apply, Begin, Create, Item, JobItem, Outcome
 from services.ledger.jobs import Rules
@@ -20,6 +20,9 @@ from services.ledger.session import Session
 from workmesh.ledger.v1.block_pb2 import Block
 
 logger = logging.getLogger(__name__)
+
+# The server bounds each statement and says so; this is for a server that says nothing.
+_TRANSACTION_SECONDS: Final = STATEMENT_SECONDS + 2.0
 
 
 class CommitListener(Protocol):
@@ -75,7 +78,8 @@ class Writer:
         self.close()
         session = await self._connect()
         try:
-            await self._resume(session)
+            async with asyncio.timeout(_TRANSACTION_SECONDS):
+                await self._resume(session)
         except BaseException:
             session.terminate()
             raise
@@ -146,7 +150,8 @@ class Writer:
             raise WriterLostError("the writer is not connected")
         start = time.perf_counter()
         try:
-            block, results = await self._transact(session, head, items, plain)
+            async with asyncio.timeout(_TRANSACTION_SECONDS):
+                block, results = await self._transact(session, head, items, plain)
         except BaseException as error:
             await self._undo(session, error)
             raise

@@ -87,6 +87,11 @@ class Writers:
         """How many writers own a chain now."""
         return len(self._owning)
 
+    @property
+    def backends(self) -> frozenset[int]:
+        """The process ids of the writers' database sessions."""
+        return frozenset(writer.pid for writer in self._writers if writer.pid)
+
     async def start(self, changed: Callable[[], None]) -> None:
         """Return when all writers own chains; keeps trying while the database is away.
 
