@@ -80,9 +80,13 @@ class BulkCall:
 
     async def _work(self, requests: AsyncIterator[StreamJobsRequest]) -> None:
         answers: asyncio.Queue[_Answer | None] = asyncio.Queue(_MESSAGES_AHEAD)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._read(requests, answers))
-            group.create_task(self._answer(answers))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(requests, answers))
+                group.create_task(self._answer(answers))
+        except* errors.MeshError as failed:
+            # The call has one status: that of what went wrong first.
+            raise _first(failed) from failed
         while self._open and self._failure is None:
             self._drained.clear()
             await self._drained.wait()
@@ -128,15 +132,17 @@ class BulkCall:
 
     def _settle(self, checked: NewJob | Refused, outcome: CreateJobResult | Refused) -> None:
         """Stop following a job that was not created; follow the one that an earlier request had created."""
-        if not isinstance(checked, NewJob) or isinstance(outcome, Refused):
+        if not isinstance(checked, NewJob):
             return
-        if errors.is_ok(outcome.status) and outcome.job_id == checked.job_id:
+        refused = isinstance(outcome, Refused) or not errors.is_ok(outcome.status)
+        job_id = "" if isinstance(outcome, Refused) else outcome.job_id
+        if not refused and job_id == checked.job_id:
             return
         self._forget(checked.job_id)
-        if errors.is_ok(outcome.status) and outcome.job_id not in self._open:
-            self._watches.add(outcome.job_id, self)
-            self._open.add(outcome.job_id)
-            self._fetch((outcome.job_id,))
+        if not refused and job_id not in self._open:
+            self._watches.add(job_id, self)
+            self._open.add(job_id)
+            self._fetch((job_id,))
 
     def _fetch(self, job_ids: Sequence[str]) -> None:
         waiting = self._finished.submit(job_ids)
@@ -176,6 +182,11 @@ class BulkCall:
         while len(self._open) >= self._most_open:
             self._room.clear()
             await self._room.wait()
+
+
+def _first(group: BaseExceptionGroup[errors.MeshError]) -> errors.MeshError:
+    failed = group.exceptions[0]
+    return _first(failed) if isinstance(failed, BaseExceptionGroup) else failed.copy()
 
 
 class _Answer:

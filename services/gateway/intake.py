@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from google.rpc.status_pb2 import Status
 
@@ -58,9 +59,16 @@ class Intake:
         ]
 
     async def create(self, checked: Sequence[NewJob | Refused]) -> list[CreateJobResult | Refused]:
-        """Create the jobs among what was checked; one outcome per entry, in order."""
+        """Create the jobs among what was checked; one outcome per entry, in order.
+
+        A ledger that does not answer refuses the jobs one by one: their client may send them again.
+        """
         jobs = [each for each in checked if isinstance(each, NewJob)]
-        created = iter(await self._ledger.create_jobs(jobs)) if jobs else iter(())
+        created: Iterator[CreateJobResult | Refused]
+        try:
+            created = iter(await self._ledger.create_jobs(jobs)) if jobs else iter(())
+        except MeshError as error:
+            created = repeat(Refused(errors.to_status(error)))
         return [each if isinstance(each, Refused) else next(created) for each in checked]
 
     async def _resolve(

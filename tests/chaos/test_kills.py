@@ -32,7 +32,9 @@ def killing(process: str) -> Mischief:
 
 
 async def delete_jetstream(stack: Stack) -> None:
-    await asyncio.to_thread(shutil.rmtree, stack.data_directory("nats") / "jetstream")
+    directory = stack.data_directory("nats") / "jetstream"
+    # It may be gone from an earlier time.
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 async def delete_jetstream_while_it_is_down(stack: Stack) -> None:
