@@ -27,16 +27,19 @@ class Notifier:
     """Sends one NOTIFY for all blocks committed since the last, at most one in 10 ms, the first at once.
 
     None is sent while no other process owns a chain, which is looked up once a second at most: a process
-    that has just begun reads the heads each second anyway. `backends` names this process's own sessions.
+    that has just begun reads the heads each second anyway. `backends` names this process's own sessions;
+    without it every block is told of.
     """
 
-    def __init__(self, pool: asyncpg.Pool, instance: str, backends: Callable[[], Collection[int]]) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, instance: str, backends: Callable[[], Collection[int]] | None = None
+    ) -> None:
         self._pool = pool
         self._instance = instance
         self._backends = backends
         self._due = asyncio.Event()
         self._looked_at = float("-inf")
-        self._accompanied = False
+        self._accompanied = backends is None
 
     def committed(self, block: Block) -> None:
         """Have the others told."""
@@ -57,7 +60,7 @@ class Notifier:
 
     async def _tell(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._looked_at >= _LOOK:
+        if self._backends is not None and now - self._looked_at >= _LOOK:
             own = list(self._backends())
             self._accompanied = await self._pool.fetchval(_NEIGHBOURS, LOCK_CLASS, own)
             self._looked_at = now
