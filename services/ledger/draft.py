@@ -49,6 +49,7 @@ class Draft:
         self._bodies: list[tuple[str, str, bytes]] = []
         self._steps: list[StepRow] = []
         self._versions: list[VersionRow] = []
+        self.event_bytes = 0
 
     def __bool__(self) -> bool:
         """Tell whether there is anything to commit."""
@@ -60,7 +61,9 @@ class Draft:
         self._seqs.append(event.seq)
         self._types.append(type)
         self._clients.append(event.client_id)
-        self._events.append(event.SerializeToString(deterministic=True))
+        body = event.SerializeToString(deterministic=True)
+        self._events.append(body)
+        self.event_bytes += len(body)
 
     def add_body(self, job_id: str, kind: str, body: bytes) -> None:
         """Add an input or output."""

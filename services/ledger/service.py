@@ -84,7 +84,8 @@ class WriteService(LedgerWriteServiceServicer):
             return errors.not_found("agent", f"{job.agent}@{job.version}")
 
         def item(job: pb.NewJob) -> Create:
-            return Create(job, request.instance, len(job.input) + _ITEM_BYTES)
+            # Labels, which a client chooses, become part of the event: they count as the input does.
+            return Create(job, request.instance, job.ByteSize() + _ITEM_BYTES)
 
         outcomes = await self._write("jobs", request.jobs, check, item)
         response = pb.CreateJobsResponse()

@@ -21,6 +21,9 @@ from workmesh.ledger.v1.block_pb2 import Block
 
 logger = logging.getLogger(__name__)
 
+# Followers get a block in one message of at most 4 MiB.
+_MOST_EVENT_BYTES: Final = 3 << 20
+
 # The server bounds each statement and says so; this is for a server that says nothing.
 _TRANSACTION_SECONDS: Final = STATEMENT_SECONDS + 2.0
 
@@ -33,6 +36,10 @@ class CommitListener(Protocol):
 
 class WriterLostError(Exception):
     """The writer's connection is gone, or its chain; nothing of the batch was committed."""
+
+
+class BlockTooLargeError(Exception):
+    """A batch makes more events than a message of the feed can carry: it goes in parts."""
 
 
 class CommitUnknownError(Exception):
@@ -176,6 +183,8 @@ class Writer:
         answered = cast(list[Outcome], results)
         if not draft:
             return None, answered
+        if draft.event_bytes > _MOST_EVENT_BYTES and len(items) > 1:
+            raise BlockTooLargeError(f"{len(items)} items make {draft.event_bytes} bytes of events")
         block = draft.seal(head)
         await draft.append(session, block)
         return block, answered

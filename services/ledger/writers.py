@@ -15,7 +15,7 @@ from services.ledger import metrics
 from services.ledger.chains import ChainBusyError
 from services.ledger.database import is_collision, is_outage
 from services.ledger.items import Item, Outcome
-from services.ledger.writer import CommitUnknownError, Writer, WriterLostError
+from services.ledger.writer import BlockTooLargeError, CommitUnknownError, Writer, WriterLostError
 from workmesh import errors
 from workmesh.errors import MeshError
 
@@ -126,6 +126,8 @@ class Writers:
                 return await self._persist(items, plain)
             except MeshError as error:
                 return [error.copy() for _ in items]
+            except BlockTooLargeError as error:
+                return await self._split(items, error)
             except Exception as error:
                 race = is_collision(error)
                 again = race or isinstance(error, asyncpg.UniqueViolationError)

@@ -26,6 +26,15 @@ async def test_a_batch_is_one_transaction_and_one_block(own_ledger: Ledger) -> N
     assert block.event_count == len(block.events) == 256
 
 
+async def test_no_block_is_larger_than_the_feed_can_carry(own_ledger: Ledger) -> None:
+    jobs = [new_job() for _ in range(400)]
+    for job in jobs:
+        job.labels.update({f"label-{number}": "\N{GRINNING FACE}" * 256 for number in range(16)})
+    results = await asyncio.gather(*(own_ledger.create(job) for job in jobs))
+    assert {reason(each[0].status) for each in results} == {""}
+    assert max(block.ByteSize() for block in own_ledger.blocks.seen) < 4 << 20
+
+
 async def test_concurrent_callers_share_blocks(own_ledger: Ledger) -> None:
     await own_ledger.create(new_job())
     before = len(own_ledger.blocks.seen)
