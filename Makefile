@@ -42,7 +42,7 @@ demo: setup ## Run freight jobs through the whole mesh while processes are kille
 	@$(BIN)/python -m examples.freight.demo
 
 up: setup ## Start the mesh on this machine and leave it running until Ctrl-C.
-	@$(BIN)/python -m workmesh.local up --handlers "$(HANDLERS)" $(if $(INTEGRATIONS),--integrations "$(INTEGRATIONS)")
+	@$(BIN)/python -u -m workmesh.local up --handlers "$(HANDLERS)" $(if $(INTEGRATIONS),--integrations "$(INTEGRATIONS)")
 
 bench: setup ## Measure jobs a second and CPU a job on this machine.
 	@$(BIN)/python -m bench.mesh
