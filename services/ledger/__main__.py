@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import asyncpg
 
-from services.ledger import migrations
 from services.ledger.audit import Auditor
 from services.ledger.audit_service import AuditService
 from services.ledger.block_listener import BlockListener
@@ -28,6 +26,7 @@ from services.ledger.feed_service import FeedService
 from services.ledger.follower import FeedPolicy
 from services.ledger.items import Item, Outcome
 from services.ledger.jobs import Rules
+from services.ledger.life import Life
 from services.ledger.log_export import Exporter
 from services.ledger.notifier import Notifier
 from services.ledger.read_pool import ReadPool
@@ -54,6 +53,7 @@ from workmesh.rpc.server import MeshServer, ServerSettings, run, serve_until_sig
 from workmesh.tokens import TokenSigner
 
 SERVICE = "ledger"
+PACKAGE = "workmesh.ledger.v1"
 
 
 class Announcer:
@@ -79,82 +79,75 @@ async def main(config: LedgerConfig) -> None:
         await _serve(config, signer, stack)
 
 
-async def _serve(config: LedgerConfig, signer: TokenSigner, stack: AsyncExitStack) -> None:
-    url, application = config.database_url, f"workmesh-{config.instance}"[:63]
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Connections by the rights they have."""
 
+    writing: asyncpg.Pool
+    reading: ReadPool
+    feeding: ReadPool
+    auditing: ReadPool
+
+
+async def _open_pools(url: str, application: str, read_connections: int, stack: AsyncExitStack) -> Pools:
     async def pool(role: Role, size: int) -> asyncpg.Pool:
         opened = await open_pool(url, role, application, size)
         stack.callback(opened.terminate)
         return opened
 
-    writing = await pool(Role.WRITER, 4)
-    reads = ReadPool(await pool(Role.READER, config.read_connections))
-    log_reader = BlockReader(ReadPool(await pool(Role.FEED, 2)).fetch)
-    auditing = ReadPool(await pool(Role.AUDITOR, 2))
-    feed = Feed(
-        log_reader,
-        BlockListener(partial(connect, url, Role.FEED, application)),
-        FeedPolicy(),
-        instance=config.instance,
+    return Pools(
+        await pool(Role.WRITER, 4),
+        ReadPool(await pool(Role.READER, read_connections)),
+        ReadPool(await pool(Role.FEED, 2)),
+        ReadPool(await pool(Role.AUDITOR, 2)),
     )
-    rules = Rules(
+
+
+def _rules(config: LedgerConfig) -> Rules:
+    return Rules(
         lease_micros=micros(config.lease_seconds),
         allowance_micros=micros(config.clock_allowance_seconds),
         ledger=service_actor(SERVICE, config.instance),
         draw=random.random,
     )
+
+
+async def _serve(config: LedgerConfig, signer: TokenSigner, stack: AsyncExitStack) -> None:
+    url, application, rules = config.database_url, f"workmesh-{config.instance}"[:63], _rules(config)
+    pools = await _open_pools(url, application, config.read_connections, stack)
+    log_reader = BlockReader(pools.feeding.fetch)
+    listener = BlockListener(partial(connect, url, Role.FEED, application))
+    feed = Feed(log_reader, listener, FeedPolicy(), instance=config.instance)
     announcer = Announcer()
+    open_session = partial(Session.open, url, application)
     writers = Writers(
-        [Writer(partial(Session.open, url, application), rules, announcer) for _ in range(config.writers)],
+        [Writer(open_session, rules, announcer) for _ in range(config.writers)],
         patience=config.patience_seconds,
     )
-    notifier = Notifier(writing, config.instance, lambda: writers.backends)
+    notifier = Notifier(pools.writing, config.instance, lambda: writers.backends)
     announcer.listeners = (feed, notifier)
     batcher: Batcher[Item, Outcome] = Batcher(
         writers.write, name="ledger_writes", max_items=MAX_ITEMS, size_of=_size_of, flights=config.writers
     )
     metrics.watch_batcher(SERVICE, batcher.name, batcher.stats)
+    catalog = Catalog(pools.writing)
+    issuer = TokenIssuer(signer, catalog)
+    singletons = Singletons(pools.writing)
+    write_service = WriteService(batcher, catalog, issuer, singletons, rules.lease_micros)
+    jobs = JobReads(pools.reading, clock_allowance_micros=rules.allowance_micros)
+    read_service = ReadService(jobs, DefinitionReads(pools.reading), StateReads(pools.reading))
+    audit_service = AuditService(Auditor(pools.auditing), Exporter(pools.auditing, SystemClock()))
     server = MeshServer(ServerSettings(SERVICE, config.host, config.port, config.grace_seconds))
-    catalog = Catalog(writing)
-    write_service = WriteService(
-        batcher, catalog, TokenIssuer(signer, catalog), Singletons(writing), rules.lease_micros
-    )
-    read_service = ReadService(
-        JobReads(reads, clock_allowance_micros=rules.allowance_micros),
-        DefinitionReads(reads),
-        StateReads(reads),
-    )
-    audit_service = AuditService(Auditor(auditing), Exporter(auditing, SystemClock()))
-    package = "workmesh.ledger.v1"
-    server.add(add_LedgerWriteServiceServicer_to_server, write_service, f"{package}.LedgerWriteService")
-    server.add(add_LedgerReadServiceServicer_to_server, read_service, f"{package}.LedgerReadService")
-    server.add(add_FeedServiceServicer_to_server, FeedService(feed, log_reader), f"{package}.FeedService")
-    server.add(add_AuditServiceServicer_to_server, audit_service, f"{package}.AuditService")
-    vitals = Vitals(writing, lambda: writers.owning, server.set_serving)
-    background: list[asyncio.Task[None]] = []
-
-    async def ready() -> None:
-        await migrations.migrate_when_up(url)
-        background.append(await feed.start())
-        background.append(asyncio.create_task(notifier.run(), name="notifier"))
-        await writers.start(vitals.look)
-        background.append(asyncio.create_task(vitals.run(), name="vitals"))
-        for task in background:
-            server.watch(task)
-
-    async def drain() -> None:
-        if background:
-            background.pop().cancel()
-        await feed.close()
-        await batcher.close()
-
+    server.add(add_LedgerWriteServiceServicer_to_server, write_service, f"{PACKAGE}.LedgerWriteService")
+    server.add(add_LedgerReadServiceServicer_to_server, read_service, f"{PACKAGE}.LedgerReadService")
+    server.add(add_FeedServiceServicer_to_server, FeedService(feed, log_reader), f"{PACKAGE}.FeedService")
+    server.add(add_AuditServiceServicer_to_server, audit_service, f"{PACKAGE}.AuditService")
+    vitals = Vitals(pools.writing, lambda: writers.owning, server.set_serving)
+    life = Life(url, server, feed, notifier, writers, batcher, vitals)
     try:
-        await serve_until_signal(server, ready=ready, drain=drain)
+        await serve_until_signal(server, ready=life.begin, drain=life.drain)
     finally:
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-        await writers.close()
+        await life.end()
         await read_service.close()
 
 
