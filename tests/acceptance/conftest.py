@@ -1,46 +1,27 @@
-"""One mesh for all acceptance tests of a session, and a fresh client for each."""
+"""The session's mesh for the acceptance tests, and a fresh client for each."""
 
 from __future__ import annotations
 
-import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from tests.acceptance.client import MeshClient
-from workmesh.local.options import StackOptions
 from workmesh.local.stack import Stack
-
-OPTIONS = StackOptions(
-    agents=2,
-    handlers=("tests.acceptance.handlers",),
-    integrations=Path(__file__).parent / "integrations.yaml",
-)
 
 Connect = Callable[[str], MeshClient]
 
 
-@pytest.fixture(scope="session")
-def mesh() -> Iterator[Stack]:
+@pytest.fixture
+def mesh(stack: Stack) -> Stack:
     """The mesh, whole, behind Envoy."""
-    stack = Stack(options=OPTIONS)
-    asyncio.run(stack.start())
-    yield stack
-    asyncio.run(stack.stop())
+    return stack
 
 
 @pytest.fixture
 def connect(mesh: Stack) -> Connect:
     """Makes clients by name."""
     return lambda name: MeshClient(mesh.edge_address, mesh.token(name))
-
-
-@pytest.fixture
-def client_name() -> str:
-    """A name that nobody else has."""
-    return f"client-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
