@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from workmesh.rpc.streams import StreamSender
-from workmesh.scheduler.v1.lease_service_pb2 import CancelNotice, Hello, LeaseJobsResponse, Offer
+from workmesh.scheduler.v1.dispatch_pb2 import Dispatch
+from workmesh.scheduler.v1.lease_service_pb2 import Hello, LeaseJobsResponse
 
 Handler: TypeAlias = tuple[str, int]
 """Agent and definition version."""
@@ -18,7 +19,22 @@ class Drain:
     """Asks an instance to take nothing more."""
 
 
-Notice: TypeAlias = Offer | CancelNotice | Drain
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Tells that a job's cancellation was requested."""
+
+    job_id: str
+    lease_id: str
+
+
+class OfferNotice(NamedTuple):
+    """Offers a job under a lease."""
+
+    dispatch: Dispatch
+    lease_id: str
+
+
+Notice: TypeAlias = OfferNotice | Cancel | Drain
 
 
 class Instance:
@@ -54,6 +70,7 @@ class Instances:
         self._silence = silence
         self._by_name: dict[str, Instance] = {}
         self._by_pool: dict[str, list[Instance]] = {}
+        self._by_handler: dict[tuple[str, Handler], list[Instance]] = {}
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(self._by_name.values())
@@ -73,6 +90,8 @@ class Instances:
         self._by_name[instance.name] = instance
         for pool in instance.pools:
             self._by_pool.setdefault(pool, []).append(instance)
+            for handler in instance.handlers:
+                self._by_handler.setdefault((pool, handler), []).append(instance)
         return replaced
 
     def disconnect(self, instance: Instance) -> None:
@@ -82,6 +101,8 @@ class Instances:
         del self._by_name[instance.name]
         for pool in instance.pools:
             self._by_pool[pool].remove(instance)
+            for handler in instance.handlers:
+                self._by_handler[pool, handler].remove(instance)
 
     def pools(self) -> Iterable[str]:
         """Return the pools that have connected instances."""
@@ -99,16 +120,12 @@ class Instances:
         """Return the instance with the largest free part of its slots that can run the handler."""
         best: Instance | None = None
         most = 0.0
-        for each in self._by_pool.get(pool, ()):
-            if each.credit > 0 and handler in each.handlers and self._available(each, now):
-                free = each.credit / each.slots
-                if free > most:
-                    best, most = each, free
+        heard_since = now - self._silence
+        for each in self._by_handler.get((pool, handler), ()):
+            free = each.credit / each.slots
+            if free > most and not each.draining and each.heard_at >= heard_since:
+                best, most = each, free
         return best
-
-    def can_run(self, pool: str, handler: Handler) -> bool:
-        """Tell whether a connected instance, busy or not, has the handler."""
-        return any(handler in each.handlers for each in self._by_pool.get(pool, ()))
 
     def _available(self, instance: Instance, now: float) -> bool:
         return not instance.draining and now - instance.heard_at <= self._silence
@@ -117,12 +134,20 @@ class Instances:
 def combine(notices: list[Notice]) -> LeaseJobsResponse:
     """Make one response of what was put in one loop turn."""
     response = LeaseJobsResponse()
+    add = response.offers.add
     for notice in notices:
-        match notice:
-            case Offer():
-                response.offers.append(notice)
-            case CancelNotice():
-                response.cancels.append(notice)
-            case Drain():
-                response.drain = True
+        if isinstance(notice, OfferNotice):
+            dispatch, lease_id = notice
+            add(
+                job_id=dispatch.job_id,
+                dispatch=dispatch.dispatch,
+                lease_id=lease_id,
+                agent=dispatch.agent,
+                version=dispatch.version,
+                traceparent=dispatch.traceparent,
+            )
+        elif isinstance(notice, Cancel):
+            response.cancels.add(job_id=notice.job_id, lease_id=notice.lease_id)
+        else:
+            response.drain = True
     return response

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from workmesh.scheduler.v1.dispatch_pb2 import Dispatch
 
@@ -11,8 +10,7 @@ MOVES_HEADER: Final = "Workmesh-Moves"
 _MOVES_LINE: Final = f"\r\n{MOVES_HEADER}: ".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """A message to store: headers are lines of `Name: value`, each ending in CRLF."""
 
     subject: str
@@ -20,21 +18,12 @@ class Publication:
     headers: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What the reply subject of a delivered message tells: its place in the stream and its history."""
-
-    sequence: int
-    count: int
-    pending: int
-
-
 class Message:
     """A delivered message that waits for its acknowledgement."""
 
     __slots__ = ("dispatch", "lane", "moves", "reply", "sequence")
 
-    def __init__(self, dispatch: Dispatch, lane: int, reply: bytes, sequence: int, moves: int = 0) -> None:
+    def __init__(self, dispatch: Dispatch, lane: int, reply: bytes, sequence: bytes, moves: int = 0) -> None:
         self.dispatch = dispatch
         self.lane = lane
         self.reply = reply
@@ -49,17 +38,18 @@ class Message:
         return self.dispatch.job_id, self.dispatch.dispatch
 
 
-def parse_delivery(reply: bytes) -> Delivery:
-    """Read `$JS.ACK.<stream>.<consumer>.<count>.<sequence>.<delivery>.<time>.<pending>` (ADR-15).
+def parse_delivery(reply: bytes) -> tuple[bytes, bool]:
+    """Return a delivered message's sequence number in the stream, as text, and whether it came before.
 
-    The longer form has domain and account before the stream and a random token at its end. ValueError for
+    Reply subjects read `$JS.ACK.<stream>.<consumer>.<count>.<sequence>.<delivery>.<time>.<pending>` (ADR-15);
+    the longer form has domain and account before the stream and a random token at its end. ValueError for
     anything else.
     """
     tokens = reply.split(b".")
     if len(tokens) == 9:
-        return Delivery(sequence=int(tokens[5]), count=int(tokens[4]), pending=int(tokens[8]))
+        return tokens[5], tokens[4] != b"1"
     if len(tokens) >= 11:
-        return Delivery(sequence=int(tokens[7]), count=int(tokens[6]), pending=int(tokens[10]))
+        return tokens[7], tokens[6] != b"1"
     raise ValueError(f"{reply!r} is no acknowledgement subject")
 
 

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from services.scheduler.aside import Aside
 from services.scheduler.bus import Bus
 from services.scheduler.delays import aside_seconds
-from services.scheduler.figures import ASIDE, EXPIRIES, INFLIGHT, OFFERS, OUTCOMES
+from services.scheduler.figures import ASIDE, EXPIRIES, INFLIGHT, OUTCOMES
 from services.scheduler.inflight import Inflight
-from services.scheduler.instances import Instance, Instances
+from services.scheduler.instances import Cancel, Instance, Instances, OfferNotice
 from services.scheduler.messages import Message
 from services.scheduler.moves import Mover
 from services.scheduler.pools import Pools
 from services.scheduler.subjects import LANE_NAMES
 from workmesh.clock import Clock, micros
 from workmesh.errors import MeshError
-from workmesh.ids import uuid7
 from workmesh.ledger.v1.ledger_write_service_pb2 import AttemptRefusal
-from workmesh.metrics import Counter
 from workmesh.scheduler.v1.dispatch_pb2 import JobHints
-from workmesh.scheduler.v1.lease_service_pb2 import CancelNotice, Done, Heartbeat, Offer, RunningLease
+from workmesh.scheduler.v1.lease_service_pb2 import Done, Heartbeat, RunningLease
 
 _logger = logging.getLogger(__name__)
 
 PROGRESS = b"+WPI"
 # Looked up once: labels() costs as much as all else that is counted.
-_OUTCOMES = {number: OUTCOMES.labels(name) for name, number in Done.Outcome.items()}
+_REPORTED, _REFUSED, _UNKNOWN = (OUTCOMES.labels(name) for name in ("reported", "refused", "unknown"))
 _OVER = (AttemptRefusal.REASON_TERMINAL, AttemptRefusal.REASON_SUPERSEDED)
 _TIMED = (AttemptRefusal.REASON_LEASE_HELD, AttemptRefusal.REASON_NOT_DUE)
 
@@ -67,7 +66,9 @@ class Offers:
         self._timing = timing
         self._pools = pools
         self._aside = Aside()
-        self._counters: dict[tuple[str, int], Counter] = {}
+        # Version 4 (RFC 9562) in form: random once a process, then counted, at a tenth of a new one's cost.
+        self._lease_prefix = str(uuid.uuid4())[:24]
+        self._last_lease = 0
         self._progress_at = 0.0
 
     def connected(self, instance: Instance) -> None:
@@ -100,21 +101,28 @@ class Offers:
 
     def done(self, over: Iterable[Done]) -> None:
         """Settle offers that are over."""
+        reported = refused = unknown = 0
         for done in over:
-            _OUTCOMES.get(done.outcome, _OUTCOMES[Done.OUTCOME_UNKNOWN]).inc()
             if done.outcome == Done.OUTCOME_REPORTED:
+                reported += 1
                 lease = self._inflight.close(done.lease_id)
                 if lease is not None and lease.message is not None:
                     self._bus.owe(lease.message.reply)
             elif done.outcome == Done.OUTCOME_REFUSED:
+                refused += 1
                 self._refused(done)
             else:
+                unknown += 1
                 # Begun or not, nobody knows: the lease may be held at the ledger until its time is over.
                 self._inflight.adrift(done.lease_id, self._clock.monotonic())
+        for counter, count in ((_REPORTED, reported), (_REFUSED, refused), (_UNKNOWN, unknown)):
+            if count:
+                counter.inc(count)
 
     def admit(self, message: Message) -> bool:
         """Tell whether a message that arrived needs an offer: not if its job is in hand here already."""
-        self._aside.discard(message.key)
+        if len(self._aside):
+            self._aside.discard(message.key)
         lease = self._inflight.holder(message)
         if lease is None:
             return True
@@ -126,26 +134,18 @@ class Offers:
             self._bus.owe(message.reply)
         return False
 
-    def offer(self, message: Message) -> bool:
+    def offer(self, message: Message, now: float) -> bool:
         """Offer a message to an instance; False if none took it, and then it was put aside."""
         dispatch = message.dispatch
-        now = self._clock.monotonic()
         instance = self._instances.choose(dispatch.pool, (dispatch.agent, dispatch.version), now)
         if instance is None:
             self._put_aside(message)
             return False
-        lease_id = uuid7()
-        notice = Offer(
-            job_id=dispatch.job_id,
-            dispatch=dispatch.dispatch,
-            lease_id=lease_id,
-            agent=dispatch.agent,
-            version=dispatch.version,
-            traceparent=dispatch.traceparent,
-        )
+        self._last_lease += 1
+        lease_id = f"{self._lease_prefix}{self._last_lease:012x}"
         instance.credit -= 1
         try:
-            instance.sender.put(notice)
+            instance.sender.put(OfferNotice(dispatch, lease_id))
         except MeshError as error:
             # The stream is ending or stuck: nothing was sent, so the message is still free.
             instance.credit = 0
@@ -154,9 +154,8 @@ class Offers:
                 extra={"action": "offer_refused", "instance_name": instance.name, "reason": error.reason},
             )
             self._pools().offer_again(message)
-            return True
+            return False
         self._inflight.offered(lease_id, message, instance.name, now)
-        self._count_offer(dispatch.pool, message.lane)
         return True
 
     def cancelled(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
@@ -167,7 +166,7 @@ class Offers:
             if lease is None or instance is None:
                 continue
             try:
-                instance.sender.put(CancelNotice(job_id=lease.job_id, lease_id=lease.lease_id))
+                instance.sender.put(Cancel(lease.job_id, lease.lease_id))
             except MeshError as error:
                 # Renewing its lease tells the instance the same.
                 _logger.info(
@@ -207,12 +206,6 @@ class Offers:
                     self._bus.owe(message.reply, PROGRESS)
         self._pools().check(now)
         INFLIGHT.set(len(self._inflight))
-
-    def _count_offer(self, pool: str, lane: int) -> None:
-        counter = self._counters.get((pool, lane))
-        if counter is None:
-            counter = self._counters[pool, lane] = OFFERS.labels(pool, LANE_NAMES[lane])
-        counter.inc()
 
     def _refused(self, done: Done) -> None:
         lease = self._inflight.close(done.lease_id)

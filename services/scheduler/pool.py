@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from services.scheduler.bus import Bus
-from services.scheduler.figures import LATE
+from services.scheduler.figures import LATE, OFFERS
 from services.scheduler.instances import Instances
 from services.scheduler.lanes import LanePolicy, Turns, apportion
 from services.scheduler.messages import Message
@@ -39,7 +39,7 @@ class PoolQueue:
         timing: PullTiming,
         *,
         admit: Callable[[Message], bool],
-        offer: Callable[[Message], bool],
+        offer: Callable[[Message, float], bool],
         broken: Callable[[str], None],
     ) -> None:
         self.pool = pool
@@ -53,6 +53,7 @@ class PoolQueue:
         self._arrived: list[deque[Message]] = [deque() for _ in LANES]
         self._again: list[deque[Message]] = [deque() for _ in LANES]
         self._waking = False
+        self._offers = [OFFERS.labels(pool, name) for name in LANE_NAMES]
         self.lanes = [
             LanePuller(
                 bus,
@@ -117,7 +118,8 @@ class PoolQueue:
     def fill(self) -> None:
         """Offer what is here, hand back what came too late, and pull for the slots that stay free."""
         self._waking = False
-        free = self._serve(self._instances.free_slots(self.pool, self._clock.monotonic()))
+        now = self._clock.monotonic()
+        free = self._serve(self._instances.free_slots(self.pool, now), now)
         if free == 0:
             self._hand_back()
         if self._bus.connected:
@@ -136,18 +138,26 @@ class PoolQueue:
     def _take(self, message: Message) -> None:
         if self._admit(message):
             self._arrived[message.lane].append(message)
-            self.wake()
+            if not self._waking:
+                self.wake()
 
-    def _serve(self, free: int) -> int:
+    def _serve(self, free: int, now: float) -> int:
         """Offer in the order of the lanes and return the slots left.
 
         A lane waits while a more urgent one has a probe under way, for the fraction of a millisecond that its
         answer takes: what it brings goes first.
         """
         for puller, again, arrived in zip(self.lanes, self._again, self._arrived, strict=True):
+            offered = 0
             for queue in (again, arrived):
-                while queue and free > 0:
-                    free -= self._offer(queue.popleft())
+                # A message that an ending stream refuses comes back to `again`: it waits for the next turn.
+                for _ in range(len(queue)):
+                    if offered == free:
+                        break
+                    offered += self._offer(queue.popleft(), now)
+            if offered:
+                free -= offered
+                self._offers[puller.lane].inc(offered)
             if puller.pull is Pull.PROBE:
                 break
         return free

@@ -144,12 +144,11 @@ class LanePuller:
         self._bus.send(self._subject, body, f"{self._bus.inbox}.{self.name}.{self._number}")
 
     def _take(self, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        delivery = parse_delivery(reply)
-        if delivery.count > 1:
+        sequence, again = parse_delivery(reply)
+        if again:
             REDELIVERIES.labels(self.pool, LANE_NAMES[self.lane]).inc()
-        message = Message(
-            Dispatch.FromString(data), self.lane, reply, delivery.sequence, parse_moves(headers)
-        )
+        moves = parse_moves(headers) if headers else 0
+        message = Message(Dispatch.FromString(data), self.lane, reply, sequence, moves)
         if self.credit > 0:
             self.credit -= 1
         answered = self.credit == 0 and self.pull is not Pull.NONE

@@ -57,11 +57,6 @@ class Plan:
     pools: set[str] = field(default_factory=set)
 
 
-def message_id(generation: str, job_id: str, dispatch: int) -> str:
-    """Return the id under which the stream takes a dispatch once (Nats-Msg-Id)."""
-    return f"{generation}:{job_id}:{dispatch}"
-
-
 class Router:
     """Makes plans for one generation of the stream. Times are microseconds since the epoch."""
 
@@ -99,7 +94,8 @@ class Router:
                 known = changes.get(job_id)
                 if known is None or known[0] < seq:
                     changes[job_id] = (seq, state, event.client_id)
-        plan.hints.extend(_hint(job_id, change) for job_id, change in changes.items())
+        # Nobody can watch a job that is just being created: its first event is no news.
+        plan.hints.extend(_hint(job_id, change) for job_id, change in changes.items() if change[0] > 1)
         for event, routing in runnable:
             last, state, _ = changes[event.job_id]
             if state not in _TERMINAL or event.seq > last:
@@ -114,9 +110,12 @@ class Router:
         return self.publication(dispatch, job.routing.run_time_micros, now)
 
     def publication(self, dispatch: Dispatch, run_time: int, now: int) -> Publication:
-        """Return the first message of a dispatch, for its lane or for a later time."""
+        """Return the first message of a dispatch, for its lane or for a later time.
+
+        The stream takes it once: its id (Nats-Msg-Id) is `<generation>:<job>:<dispatch>`.
+        """
         payload = dispatch.SerializeToString()
-        name = message_id(self._generation, dispatch.job_id, dispatch.dispatch)
+        name = f"{self._generation}:{dispatch.job_id}:{dispatch.dispatch}"
         if run_time > now:
             return delayed(dispatch, payload, run_time, message_id=name)
         return Publication(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
@@ -26,6 +29,7 @@ from workmesh.rpc.client import open_channel
 
 OPTIONS = StackOptions(lease_seconds=2.0, ack_wait_seconds=3.0, log_level="warning")
 CLIENT = "tester"
+Answer = TypeVar("Answer")
 
 
 class Mesh:
@@ -50,13 +54,14 @@ class Mesh:
         run_time = round((time.time() + delay) * 1e6) if delay else 0
         while len(made) < count:
             jobs = [_new_job(lane, run_time) for _ in range(min(200, count - len(made)))]
-            answer = await self.writes.CreateJobs(CreateJobsRequest(jobs=jobs, instance="tests"), timeout=10)
+            request = CreateJobsRequest(jobs=jobs, instance="tests")
+            answer = await steadily(partial(self.writes.CreateJobs, request, timeout=10))
             assert all(result.status.code == 0 for result in answer.results)
             made += [result.job_id for result in answer.results]
         return made
 
     async def live(self) -> int:
-        answer = await self.reads.CountJobs(CountJobsRequest(), timeout=10)
+        answer = await steadily(lambda: self.reads.CountJobs(CountJobsRequest(), timeout=10))
         return sum(each.count for each in answer.counts)
 
     async def succeeded(self, job_ids: list[str]) -> int:
@@ -69,6 +74,18 @@ class Mesh:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+async def steadily(call: Callable[[], Awaitable[Answer]], seconds: float = 20.0) -> Answer:
+    """Call until the ledger is there: what is repeated is idempotent."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.1)
 
 
 def _new_job(lane: Lane.ValueType, run_time: int) -> NewJob:

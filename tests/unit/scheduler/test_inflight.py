@@ -10,7 +10,7 @@ from workmesh.scheduler.v1.lease_service_pb2 import RunningLease
 LIFETIME = 11.0
 
 
-def message(job_id: str = "job", dispatch: int = 1, sequence: int = 1) -> Message:
+def message(job_id: str = "job", dispatch: int = 1, sequence: bytes = b"1") -> Message:
     return Message(Dispatch(job_id=job_id, dispatch=dispatch), 0, b"reply", sequence)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from services.scheduler.aside import Aside
-from services.scheduler.instances import Drain, Instance, Instances, combine
+from services.scheduler.instances import Cancel, Drain, Instance, Instances, OfferNotice, combine
 from workmesh.scheduler.v1.dispatch_pb2 import Dispatch
-from workmesh.scheduler.v1.lease_service_pb2 import CancelNotice, HandlerVersion, Hello, Offer
+from workmesh.scheduler.v1.lease_service_pb2 import HandlerVersion, Hello, Offer
 
 WORKER = ("worker", 1)
 
@@ -71,9 +71,11 @@ def test_a_second_connection_takes_the_place_of_the_first() -> None:
 
 
 def test_what_was_put_in_one_turn_goes_in_one_response() -> None:
-    response = combine([Offer(job_id="1"), CancelNotice(job_id="2"), Offer(job_id="3"), Drain()])
-    assert [offer.job_id for offer in response.offers] == ["1", "3"]
-    assert [cancel.job_id for cancel in response.cancels] == ["2"]
+    offers = [OfferNotice(job(number), f"lease-{number}") for number in (1, 3)]
+    response = combine([offers[0], Cancel("2", "lease-2"), offers[1], Drain()])
+    assert response.offers[0] == Offer(job_id="1", dispatch=1, lease_id="lease-1", agent="worker", version=1)
+    assert [offer.lease_id for offer in response.offers] == ["lease-1", "lease-3"]
+    assert [(cancel.job_id, cancel.lease_id) for cancel in response.cancels] == [("2", "lease-2")]
     assert response.drain
 
 

@@ -83,6 +83,7 @@ def test_a_created_job_goes_to_its_lane_under_an_id_of_generation_job_and_dispat
         traceparent="trace",
     )
     assert planned.pools == {"default"}
+    assert planned.hints == []
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_a_created_job_goes_to_its_lane_under_an_id_of_generation_job_and_dispat
     ],
 )
 def test_what_may_run_later_is_scheduled(payload: object) -> None:
-    planned = plan(event(1, payload))
+    planned = plan(event(2, payload))
     (message,) = planned.publications
     assert message.subject.startswith(f"delay.{JOB}.")
     assert b"Nats-Msg-Id: gen:" in message.headers
