@@ -33,7 +33,7 @@ check: setup ## Lint, format, types, contracts, generated code and layer rules.
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_generated.py
 
 test: setup ## Run the unit, integration and acceptance tests.
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
 test-long: setup ## Run the tests that take minutes each.
 	$(BIN)/python -m pytest -m long --timeout 1800
