@@ -83,13 +83,13 @@ def test_a_server_elsewhere_that_does_not_answer_is_named(tmp_path: Path) -> Non
 
 def test_a_service_that_cannot_start_is_named_with_its_last_words(tmp_path: Path) -> None:
     options = StackOptions(environment={"valkey": {}, "ledger": {"WORKMESH_LEDGER_WRITERS": "many"}})
-    before = set(psutil.Process().children(recursive=True))
+    before = set(psutil.Process().children())
     with (
         pytest.raises(StartError, match=r"(?s)ledger is not running.*WORKMESH_LEDGER_WRITERS"),
         running(options, only=("postgres", "ledger")),
     ):
         pass
-    assert survivors(list(set(psutil.Process().children(recursive=True)) - before)) == []
+    assert survivors(list(set(psutil.Process().children()) - before)) == []
 
 
 def test_without_handlers_there_are_no_agents() -> None:
