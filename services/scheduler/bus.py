@@ -166,6 +166,7 @@ class Bus:
             error_cb=_report,
             closed_cb=closed,
         )
+        client.when_deaf(ended.set)
         try:
             await self._listen_again(client)
         except BaseException:

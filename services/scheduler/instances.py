@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -103,10 +103,6 @@ class Instances:
             self._by_pool[pool].remove(instance)
             for handler in instance.handlers:
                 self._by_handler[pool, handler].remove(instance)
-
-    def pools(self) -> Iterable[str]:
-        """Return the pools that have connected instances."""
-        return [pool for pool, members in self._by_pool.items() if members]
 
     def serves(self, pool: str) -> bool:
         """Tell whether an instance of the pool is connected."""

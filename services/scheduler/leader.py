@@ -29,6 +29,7 @@ Answer = TypeVar("Answer")
 
 _RETRY_SECONDS: Final = 0.2
 _CONFIRM_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = 0.25
 _CALM_SECONDS: Final = 60.0
 _MOST_PAUSE: Final = 30.0
 
@@ -96,7 +97,11 @@ class Leader:
             PROJECTING.set(1)
             try:
                 await run_together(
-                    self._singleton.keep(tenure), self._watch(), self._reconciler.run(), self._project(tenure)
+                    self._singleton.keep(tenure),
+                    self._watch(),
+                    self._watch_publishes(),
+                    self._reconciler.run(),
+                    self._project(tenure),
                 )
             except TenureLost as error:
                 self._tenure = None
@@ -218,14 +223,19 @@ class Leader:
             except TimeoutError:
                 _logger.debug("nothing was reported missing", extra={"action": "watch_round"})
             missing.clear()
-            await self._look_for_stall()
             if self._following and await self._is_gone(self._following):
                 self._want("storage")
             await asyncio.sleep(_CONFIRM_SECONDS)
 
-    async def _look_for_stall(self) -> None:
-        if self._publisher.failing_seconds() >= self._timing.stall and await self._bus.answers():
-            self._want("stall")
+    async def _watch_publishes(self) -> None:
+        """Want a rebuild when publishes fail for too long though the server answers all the while."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            failing = self._publisher.failing_seconds()
+            if failing and not await self._bus.answers(_LOOK_SECONDS):
+                self._publisher.excuse()
+            elif failing >= self._timing.stall:
+                self._want("stall")
 
     async def _is_gone(self, generation: str) -> bool:
         """Look twice: a rebuild is not worth a passing fault."""

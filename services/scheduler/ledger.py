@@ -13,7 +13,6 @@ from workmesh import errors
 from workmesh.ledger.v1.block_pb2 import Block, Position
 from workmesh.ledger.v1.feed_service_pb2 import (
     GetCursorRequest,
-    GetHeadsRequest,
     TailBlocksRequest,
     TailBlocksResponse,
 )
@@ -52,13 +51,6 @@ class LedgerClient:
         self._reads = LedgerReadServiceStub(channel)
         self._writes = LedgerWriteServiceStub(channel)
         self._holder = holder
-
-    async def ask(self) -> None:
-        """Return if the ledger answers."""
-        try:
-            await self._feed.GetHeads(GetHeadsRequest(), timeout=CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise errors.from_rpc_error(error) from None
 
     async def acquire(self, seconds: float, timeout: float = CALL_SECONDS) -> int:
         """Take or keep the singleton lease and return its epoch; ABORTED SINGLETON_HELD by another."""

@@ -90,6 +90,11 @@ class Publisher:
         since = self._failing_since
         return 0.0 if since is None else self._clock.monotonic() - since
 
+    def excuse(self) -> None:
+        """Count failures from now: those before were the server's silence and say nothing of the stream."""
+        if self._failing_since is not None:
+            self._failing_since = self._clock.monotonic()
+
     async def publish(self, publications: Sequence[Publication], *, identified: bool = False) -> None:
         """Return when all are stored; refused and unanswered ones are published again until they are.
 

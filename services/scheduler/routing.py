@@ -43,6 +43,8 @@ _TERMINAL: Final = frozenset(
     {JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED, JOB_STATE_DEAD_LETTERED}
 )
 
+_UNROUTABLE: Final = "a job cannot be queued"
+
 _Change: TypeAlias = tuple[int, JobState.ValueType, str]
 """Sequence of a job's newest event so far, state after it, client."""
 
@@ -106,8 +108,11 @@ class Router:
         """Return a live job's message: for now, its time, or its lease's end; None if it waits."""
         if job.state not in (JOB_STATE_SCHEDULED, JOB_STATE_QUEUED, JOB_STATE_RUNNING):
             return None
-        dispatch = live_dispatch(job)
-        return self.publication(dispatch, job.routing.run_time_micros, now)
+        try:
+            return self.publication(live_dispatch(job), job.routing.run_time_micros, now)
+        except ValueError:
+            _logger.exception(_UNROUTABLE, extra={"action": "route_invalid", "job_id": job.job_id})
+            return None
 
     def publication(self, dispatch: Dispatch, run_time: int, now: int) -> Publication:
         """Return the first message of a dispatch, for its lane or for a later time.
@@ -140,9 +145,7 @@ class Router:
             plan.publications.append(self.publication(dispatch, routing.run_time_micros, now))
         except ValueError:
             # The ledger takes no such job. One bad event must not hold up all that come after it.
-            _logger.exception(
-                "a job cannot be queued", extra={"action": "route_invalid", "job_id": event.job_id}
-            )
+            _logger.exception(_UNROUTABLE, extra={"action": "route_invalid", "job_id": event.job_id})
         else:
             plan.pools.add(routing.pool)
 

@@ -42,6 +42,19 @@ class WireClient(Client):
         if self.is_connected and self._transport:
             self._transport.write(frames)
 
+    def when_deaf(self, act: Callable[[], None]) -> None:
+        """Have a function called when the connection is read from no longer, for whatever reason."""
+        if self._reading_task is not None:
+            self._reading_task.add_done_callback(lambda _: act())
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # Its flush was given up. The library would raise into its own reader, which ends without a word.
+            self._pongs.pop(0)
+            self._pings_outstanding = 0
+            return
+        await super()._process_pong()
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 
 import grpc
@@ -95,6 +97,21 @@ async def test_nats_killed_and_started_again_keeps_the_queues(
         await nats.kill()
         jobs += ledger.create(*(routing() for _ in range(50)))
         await nats.start()
+    await everything_ends(ledger, jobs)
+    assert await generation(scheduler) == before
+
+
+async def test_a_server_that_is_frozen_for_a_while_is_waited_for(
+    nats: NatsServer, ledger: ScriptedLedger, start_scheduler: StartScheduler, join: Join
+) -> None:
+    scheduler = await start_scheduler(stall_seconds=1.5)
+    await join(scheduler)
+    before = await generation(scheduler)
+    os.kill(nats.pid, signal.SIGSTOP)
+    jobs = ledger.create(*(routing() for _ in range(50)))
+    await until(lambda: scheduler.scheduler.publisher.failing_seconds() > 0)
+    await asyncio.sleep(2.5)
+    os.kill(nats.pid, signal.SIGCONT)
     await everything_ends(ledger, jobs)
     assert await generation(scheduler) == before
 
