@@ -1,4 +1,4 @@
-"""The whole mesh under the benchmark job: `python -m bench.mesh` (targets: docs/benchmarks.md).
+"""The whole mesh under the benchmark job: `python -m bench.mesh` (targets and records: bench/README.md).
 
 CPU per job counts every process of the mesh and the client, in the same run. Nothing is configured
 otherwise than `make up` does: fsync on, every promise kept.
