@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
@@ -67,7 +68,11 @@ class JsonHandler(logging.Handler):
                 line[key] = "[redacted]" if _is_secret(key) else value
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = _describe(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+        except TypeError:
+            # Text that is no Unicode, or a number beyond 64 bits: rare, and no reason to lose the line.
+            return json.dumps(line, default=str).encode() + b"\n"
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -74,6 +74,14 @@ def test_what_json_does_not_know_is_written_as_text(lines: io.BytesIO) -> None:
     assert read(lines)[0]["thing"] == "{1}"
 
 
+def test_text_that_is_no_unicode_is_still_a_line() -> None:
+    stream = io.BytesIO()
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "bad \ud800 text", (), None)
+    log.JsonHandler("ledger", "host-1", stream).emit(record)
+    (line,) = read(stream)
+    assert line["message"] == "bad \ud800 text"
+
+
 def test_a_message_that_cannot_be_formatted_is_still_a_line() -> None:
     record = logging.makeLogRecord({"msg": "%d jobs", "args": ("three",)})
     line = json.loads(log.JsonHandler("ledger", "host-1", io.BytesIO()).render(record))
