@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from workmesh.ledger.v1.ledger_read_service_pb2_grpc import LedgerReadServiceAsyncStub
     from workmesh.ledger.v1.ledger_write_service_pb2_grpc import LedgerWriteServiceAsyncStub
 
-MAX_MESSAGE_BYTES: Final = 64 << 20
-"""A batch of grants carries as many inputs and journals as there are free slots."""
-
 _MOST_ITEMS: Final = 256
 _MOST_DOCUMENTS: Final = 32
 _OVERHEAD: Final = 256

@@ -54,7 +54,6 @@ class BulkCall:
         self._sender: StreamSender[Part, StreamJobsResponse] = StreamSender(
             _combine, name="StreamJobs", max_items=1_000, size_of=_size
         )
-        self._waiting: set[asyncio.Future[list[None]]] = set()
         self._failure: BaseException | None = None
 
     async def run(self, requests: AsyncIterator[StreamJobsRequest]) -> AsyncIterator[StreamJobsResponse]:
@@ -145,12 +144,9 @@ class BulkCall:
             self._fetch((job_id,))
 
     def _fetch(self, job_ids: Sequence[str]) -> None:
-        waiting = self._finished.submit(job_ids)
-        self._waiting.add(waiting)
-        waiting.add_done_callback(self._fetched)
+        self._finished.submit(job_ids).add_done_callback(self._fetched)
 
     def _fetched(self, waiting: asyncio.Future[list[None]]) -> None:
-        self._waiting.discard(waiting)
         error = None if waiting.cancelled() else waiting.exception()
         # After a MeshError the sweep of the watches asks again for what is still open.
         if error is not None and not isinstance(error, errors.MeshError):
